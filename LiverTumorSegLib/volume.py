@@ -1,0 +1,224 @@
+"""Volume: a CT in HU on a checked geometry, and label maps on the same grid.
+
+Engine arrays are (z, y, x), spacing is (z, y, x) in mm, intensities are HU, patient space is LPS.
+"""
+
+# mypy: untyped-calls-exclude=SimpleITK
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from LiverTumorSegLib.dicom import read_dicom_series
+from LiverTumorSegLib.errors import InputError, ResourceError
+from LiverTumorSegLib.geometry import Geometry, checked_grid
+from LiverTumorSegLib.nifti import read_nifti
+from LiverTumorSegLib.zipped import check_zipped
+
+AIR_HU = -1024.0
+_NIFTI = (".nii", ".nii.gz")
+_READABLE = (*_NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+_WRITABLE = (*_NIFTI, ".nrrd", ".mha")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT. `hu` is float32 (z, y, x); `repairs` names what was mended while reading."""
+
+    hu: np.ndarray
+    geometry: Geometry
+    name: str = "CT"
+    repairs: tuple[str, ...] = ()
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a CT from NIfTI, NRRD, MHA, or a folder holding the slices of one DICOM CT series.
+
+    NaN and infinite voxels and those below -1024 HU (padding outside the field of view) become
+    -1024 HU; `repairs` says how many.
+
+    Raises:
+        InputError: Not one sound 3D image on a regular, right-angled grid.
+
+    >>> ct = read_volume(Path("Testing/data/hcc006_arterial.nii.gz"))
+    >>> ct.hu.shape, ct.geometry.spacing_mm
+    ((74, 391, 509), (2.5, 0.78125, 0.78125))
+    """
+    path = Path(path)
+    voxels, geometry, notes = _read(path)
+    if min(geometry.shape) < 2:
+        sizes = "x".join(map(str, geometry.shape[::-1]))
+        raise InputError(
+            f"{path}: expected a 3D image, found a single slice of {sizes} voxels. "
+            "Choose the whole CT."
+        )
+    name = "DICOM series" if path.is_dir() else path.name[: -len(_ending(path, _READABLE))]
+    hu, repairs = clean_hu(voxels)
+    return Volume(hu, geometry, name, notes + repairs)
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Read a label map (z, y, x) of integers from NIfTI, NRRD or MHA, and its grid.
+
+    Raises:
+        InputError: Not one sound 3D image, or voxels that are no whole numbers.
+    """
+    path = Path(path)
+    voxels, geometry, _ = _read(path)
+    if np.issubdtype(voxels.dtype, np.integer):
+        return voxels, geometry
+    if not (np.isfinite(voxels).all() and (voxels == np.rint(voxels)).all()):
+        raise InputError(
+            f"{path}: expected a label map of whole numbers, found fractions or NaN. "
+            "Choose the segmentation, not an image or a probability map."
+        )
+    return voxels.astype(np.int32), geometry
+
+
+def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
+    """Write a label map, whole or not at all; the format follows the file's ending.
+
+    Args:
+        path: ends in .nii, .nii.gz, .nrrd or .mha; its folder exists. Replaced if it exists.
+        labels: uint8 (z, y, x).
+        geometry: the grid, kept to the precision of the format (NIfTI: 32-bit floats).
+
+    Raises:
+        InputError: Another ending, or a folder that cannot be written to.
+        ResourceError: The file could not be written whole.
+    """
+    path = Path(path)
+    ending = _ending(path, _WRITABLE)
+    if labels.dtype != np.uint8 or labels.shape != geometry.shape:
+        raise ValueError(
+            f"expected uint8 labels of shape {geometry.shape}, got {labels.dtype} {labels.shape}"
+        )
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(np.array(geometry.direction).ravel().tolist())
+    try:
+        folder = tempfile.TemporaryDirectory(
+            prefix=f"{path.name}.", suffix=".partial", dir=path.parent
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected a folder that can be written to, found: {error.strerror or error}. "
+            "Choose another folder."
+        ) from error
+    with folder:
+        partial = Path(folder.name) / f"labels{ending}"
+        try:
+            sitk.WriteImage(image, str(partial), useCompression=True)
+            whole = np.array_equal(read_labels(partial)[0], labels)
+        except (RuntimeError, InputError):
+            whole = False
+        if not whole:
+            raise ResourceError(f"{path}: could not be written whole. Is the disk full?")
+        try:
+            partial.replace(path)
+        except OSError as error:
+            raise InputError(
+                f"{path}: expected a file that can be written, found: {error.strerror or error}. "
+                "Choose another name."
+            ) from error
+
+
+def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    try:
+        if path.is_dir():
+            return read_dicom_series(path)
+        size = path.stat().st_size
+        ending = _ending(path, _READABLE)
+        if size == 0:
+            raise InputError(f"{path}: expected an image, found an empty file. Copy it again.")
+        if ending in _NIFTI:
+            return read_nifti(path)
+        check_zipped(path)
+        return _read_with_simpleitk(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected an image that can be read, found: {error.strerror or error}. "
+            "Check the path and its permissions."
+        ) from error
+
+
+def _read_with_simpleitk(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        _check_one_frame(reader, path)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: expected a sound 3D image, found one that cannot be read: "
+            f"{_reason(error)}. Copy or convert it again."
+        ) from error
+    if image.GetDimension() == 4:
+        image = image[:, :, :, 0]
+    voxels = sitk.GetArrayFromImage(image)
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    geometry, notes = checked_grid(
+        path, voxels.shape, image.GetSpacing()[::-1], image.GetOrigin(), direction
+    )
+    return voxels, geometry, notes
+
+
+def _check_one_frame(reader: sitk.ImageFileReader, path: Path) -> None:
+    size = reader.GetSize()
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if reader.GetNumberOfComponents() > 1 or "complex" in kind:
+        raise InputError(
+            f"{path}: expected one value a voxel, found {kind} (color or vectors). "
+            "Choose the image itself."
+        )
+    if len(size) < 3 or any(n > 1 for n in size[3:]):
+        raise InputError(
+            f"{path}: expected one 3D image, found {len(size)}D of {'x'.join(map(str, size))} "
+            "voxels. Save the one frame that is the CT as a 3D image."
+        )
+
+
+def _reason(error: RuntimeError) -> str:
+    text = str(error)
+    if "Unable to determine ImageIO" in text:
+        return "no image of a known format"
+    if "pacing" in text:
+        return "a voxel spacing of 0 mm"
+    return "the data are damaged or cut off"
+
+
+def _ending(path: Path, known: tuple[str, ...]) -> str:
+    for ending in sorted(known, key=len, reverse=True):
+        if path.name.lower().endswith(ending):
+            return ending
+    raise InputError(
+        f"{path}: expected a file ending in {', '.join(known)}, found "
+        f"'{path.suffix or path.name}'. Convert it, or give the folder of a DICOM series."
+    )
+
+
+def clean_hu(voxels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Float32 HU with what is no HU of a CT set to air, and a note of how many voxels that were.
+
+    Args:
+        voxels: (z, y, x) of any number type; a float32 array is changed in place.
+    """
+    with np.errstate(over="ignore"):
+        hu = voxels.astype(np.float32, copy=False)
+    repairs = []
+    for find, what in (
+        (lambda: ~np.isfinite(hu), "NaN or infinite"),
+        (lambda: hu < AIR_HU, "below -1024 HU"),
+    ):
+        bad = find()
+        if count := int(np.count_nonzero(bad)):
+            hu[bad] = AIR_HU
+            repairs.append(f"{count} voxels {what}: set to -1024 HU")
+    return hu, tuple(repairs)
