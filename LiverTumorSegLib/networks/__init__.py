@@ -1,0 +1,38 @@
+"""The papers' networks by name. Adding one: a file here, a line in NETWORKS, its recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from LiverTumorSegLib.networks.elanres_msca import ELANResMSCAUNet
+from LiverTumorSegLib.networks.unet3d import UNet3D
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet3d": UNet3D,
+    "elanres_msca": ELANResMSCAUNet,
+}
+
+
+def build(name: str, **network_args: Any) -> nn.Module:
+    """Build a network from the words a recipe uses.
+
+    Every network maps `(B, in_channels, *spatial)` to logits. In training mode it returns a dict
+    of lists of logits, the one that predicts first; in evaluation mode that one tensor alone.
+
+    Args:
+        name: a key of NETWORKS.
+        **network_args: keyword arguments of that network's constructor.
+
+    Raises:
+        ValueError: the network is unknown, or an argument's value does not fit.
+        TypeError: the network has no such argument.
+
+    >>> sum(p.numel() for p in build("unet3d").parameters())
+    5602529
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"Unknown network {name!r}; choose one of {sorted(NETWORKS)}.")
+    return NETWORKS[name](**network_args)
