@@ -1,0 +1,440 @@
+"""The trainer: its schedules by hand, a run that learns, and runs resumed to the bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from LiverTumorSegLib.recipe import Recipe, Schedule
+from LiverTumorSegLib.recipe import Training as Settings
+from LiverTumorSegLib.recipes import RECIPES
+from Testing.phantom import make_data_set
+from Training import train
+from Training.losses import weighted_loss
+from Training.train import bf16_is_usable, learning_rate, main, overridden, total_loss
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+PAPER = RECIPES["elanres-msca-liver"].training
+TINY = {
+    "starter-liver": (
+        "network.args.channels=[4,4,4,4]",
+        "preprocessing.shape=[16,16,16]",
+        "training.samples_per_case=1",
+        "training.validate_every_epochs=2",
+    ),
+    "starter-tumor": (
+        "network.args.width=4",
+        "patch=[16,16,16]",
+        "preprocessing.pad_minimum=[16,16,16]",
+        "training.samples_per_case=1",
+        "training.validate_every_epochs=2",
+    ),
+}
+COLUMNS = ["epoch", "loss", "learning_rate", "seconds", "seconds_waiting_for_data", "held_out_dice"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    """Sums in one order, so that two runs can agree to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data_set(tmp_path_factory.mktemp("train"), patients=3)
+
+
+def command(name: str, data: Path, run: Path, *options: str, epochs: int = 2) -> list[str]:
+    changes = (*TINY[name], f"training.epochs={epochs}")
+    changes_ = [word for change in changes for word in ("--set", change)]
+    return [name, "--data", str(data), "-o", str(run), "--device", "cpu", *changes_, *options]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def state(run: Path) -> dict[str, Any]:
+    return torch.load(run / "last.pt", weights_only=True)
+
+
+def tensors_of(value: Any, where: str = "") -> dict[str, Any]:
+    """Every leaf of nested dicts and lists, by its path."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        return {where: value}
+    return {k: v for key, part in items for k, v in tensors_of(part, f"{where}/{key}").items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, average, optimizer, generator and log, to the bit; times may differ."""
+    left, right = tensors_of(state(one)), tensors_of(state(other))
+    assert left.keys() == right.keys()
+    assert any(key.startswith("/average/") for key in left)
+    assert any(key.startswith("/optimizer/state/") for key in left)
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if isinstance(value, Tensor) else value == right[key]
+        assert same, key
+    told = ("epoch", "loss", "learning_rate", "held_out_dice")
+    assert [[row[k] for k in told] for row in rows(one)] == [
+        [row[k] for k in told] for row in rows(other)
+    ]
+
+
+# Schedules
+
+
+def with_schedule(kind: str, warmup: int = 0, epochs: int = 200) -> Settings:
+    schedule = Schedule(kind=kind, period_epochs=30, factor=0.8, warmup_epochs=warmup)
+    return replace(PAPER, learning_rate=1e-3, epochs=epochs, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("kind", "epoch", "share"),
+    [
+        ("constant", 0, 1.0),
+        ("constant", 199.9, 1.0),
+        ("step", 0, 1.0),
+        ("step", 29.99, 1.0),
+        ("step", 30, 0.8),
+        ("step", 60, 0.64),
+        ("step", 95.5, 0.512),
+        ("step", 180, 0.262144),
+        ("cosine", 0, 1.0),
+        ("cosine", 50, 0.5 + 0.5**0.5 / 2),
+        ("cosine", 100, 0.5),
+        ("cosine", 200, 0.0),
+    ],
+)
+def test_learning_rate(kind: str, epoch: float, share: float) -> None:
+    assert learning_rate(with_schedule(kind), epoch) == pytest.approx(1e-3 * share, abs=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "cosine"])
+def test_learning_rate_rises_linearly_while_warming_up(kind: str) -> None:
+    settings = with_schedule(kind, warmup=4)
+    rates = [learning_rate(settings, epoch) for epoch in (0, 1, 2, 3, 3.999)]
+    assert rates[0] == pytest.approx(1e-3 * 0.1 / 4.1)  # not 0: the first step shall count
+    assert rates[1] - rates[0] == pytest.approx(rates[3] - rates[2])
+    assert rates[4] == pytest.approx(1e-3, rel=1e-3)
+    assert learning_rate(settings, 4) == learning_rate(with_schedule(kind), 4)
+
+
+def test_an_unknown_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="Unknown schedule 'poly'"):
+        learning_rate(with_schedule("poly"), 1)
+
+
+def test_the_papers_own_schedule() -> None:
+    """Adam 1e-4, reduced by 20 % every 30 epochs."""
+    rates = [learning_rate(PAPER, epoch) for epoch in (0, 30, 199)]
+    assert rates == pytest.approx([1e-4, 0.8e-4, 0.8**6 * 1e-4])
+
+
+@pytest.mark.parametrize(
+    ("epoch", "alpha"),
+    [(0, 0.4), (29, 0.4), (30, 0.32), (60, 0.256), (90, 0.205), (120, 0.164), (180, 0.105)],
+)
+def test_total_loss_weighs_the_coarser_outputs_by_alpha(epoch: int, alpha: float) -> None:
+    """loss3 + alpha (loss0 + loss1 + loss2); the alphas as nets3d.md lists them."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = [torch.randn(1, 1, 2, 3, 4, generator=generator) for _ in range(4)]
+    target = (outputs[0] > 0.3).float()
+    finest, *coarser = (weighted_loss(PAPER.loss, output, target) for output in outputs)
+    got = (total_loss(PAPER, outputs, target, epoch) - finest) / sum(coarser)
+    assert got.item() == pytest.approx(alpha, abs=5e-4)
+
+
+def test_total_loss_without_deep_supervision_is_that_of_the_finest_output() -> None:
+    settings = replace(PAPER, deep_supervision=None)
+    outputs, target = [torch.randn(1, 1, 8), torch.randn(1, 1, 8)], torch.ones(1, 1, 8)
+    expected = weighted_loss(PAPER.loss, outputs[0], target)
+    assert total_loss(settings, outputs, target, 0) == expected
+
+
+def on_depth(depth: int) -> Recipe:
+    return replace(RECIPES["starter-tumor"], patch=(depth, 64, 64))
+
+
+@pytest.mark.parametrize("depth", [2, 4, 8, 16, 32])
+def test_bf16_is_not_used_where_pooling_leaves_two_slices(depth: int) -> None:
+    assert not bf16_is_usable(CPU, on_depth(depth))
+
+
+@pytest.mark.parametrize("depth", [48, 80, 96])
+def test_bf16_is_used_elsewhere_if_the_processor_has_it(depth: int) -> None:
+    assert bf16_is_usable(CPU, on_depth(depth)) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_bf16_goes_by_the_padded_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 slices are padded to 32, of which pooling leaves two; 42 to 48, of which it leaves 3."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    recipe = RECIPES["unet3d-liver"].with_override("preprocessing.pad_multiple", "16")
+    shallow = recipe.with_override("preprocessing.shape", "[30, 96, 96]")
+    deep = recipe.with_override("preprocessing.shape", "[42, 96, 96]")
+    assert not bf16_is_usable(CPU, shallow)
+    assert bf16_is_usable(CPU, deep)
+
+
+# A run
+
+
+def test_a_run_learns_and_says_what_it_did(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    changes = (
+        "network.args.channels=[8,8,8,8]",
+        "network.args.dropout=0.0",
+        "training.learning_rate=0.01",
+        "training.samples_per_case=40",
+        "training.ema_decay=0.9",
+    )
+    options = ["--fold", "1/3", "--seed", "7"]
+    options += [word for change in changes for word in ("--set", change)]
+    assert main(command("starter-liver", data, run, *options)) == 0
+    assert sorted(path.name for path in run.iterdir()) == ["last.pt", "log.csv", "run.json"]
+
+    first, second = rows(run)
+    assert list(first) == COLUMNS
+    assert [first["epoch"], second["epoch"]] == ["1", "2"]
+    assert float(second["loss"]) < 0.8 * float(first["loss"])
+    assert first["held_out_dice"] == ""  # validated every second epoch only
+    assert 0.6 < float(second["held_out_dice"]) <= 1
+    assert float(first["seconds"]) >= float(first["seconds_waiting_for_data"]) > 0
+
+    stored = json.loads((run / "run.json").read_text())
+    recipe = Recipe.from_json(json.dumps(stored["recipe"]))
+    assert recipe.training.epochs == 2
+    assert recipe.training.samples_per_case == 40
+    assert recipe.network.args["channels"] == [8, 8, 8, 8]
+    assert stored["fold"] == "1/3"
+    assert stored["seed"] == 7
+    assert [case["name"] for case in stored["training_cases"]] == ["case1", "case2"]
+    assert [case["name"] for case in stored["held_out_cases"]] == ["case0"]
+    assert stored["torch"] == torch.__version__
+
+    last = state(run)
+    assert last["epoch"] == 2
+    assert last["best"] == pytest.approx(float(second["held_out_dice"]))
+    moved = [not torch.equal(last["average"][f"module.{k}"], v) for k, v in last["network"].items()]
+    assert sum(moved) > len(moved) / 2  # the average lags behind the weights
+
+
+def test_the_last_epoch_is_validated_whatever_the_period(data: Path, tmp_path: Path) -> None:
+    options = ["--fold", "1/3", "--set", "training.validate_every_epochs=5"]
+    assert main(command("starter-liver", data, tmp_path, *options)) == 0
+    assert [bool(row["held_out_dice"]) for row in rows(tmp_path)] == [False, True]
+
+
+def test_a_seed_is_all_that_chance_depends_on(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        options = ["--seed", seed]
+        assert main(command("starter-tumor", data, tmp_path / name, *options, epochs=1)) == 0
+        losses.append(rows(tmp_path / name)[0]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+# Interrupted and resumed
+
+KILLED_IN_EPOCH_2 = """
+import os, signal, sys, torch
+from Training import train
+torch.set_num_threads(1)
+steps, compute = 0, train.total_loss
+def total_loss(*arguments):
+    global steps
+    steps += 1
+    if steps == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(*arguments)
+train.total_loss = total_loss
+sys.exit(train.main(sys.argv[2:]))
+"""
+
+
+def test_a_killed_run_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
+    """Killed as the system kills, in the second of three steps of the second of three epochs."""
+    options = ["--fold", "1/3", "--set", "training.samples_per_case=3"]
+    whole = command("starter-liver", data, tmp_path / "whole", *options, epochs=3)
+    broken = command("starter-liver", data, tmp_path / "broken", *options, epochs=3)
+    code = [sys.executable, "-c", KILLED_IN_EPOCH_2, "5", *broken]
+    killed = subprocess.run(code, cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert state(tmp_path / "broken")["epoch"] == 1
+    assert len(rows(tmp_path / "broken")) == 1
+    assert main(whole) == 0
+    assert main([*broken, "--resume"]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_stopped_run_says_how_to_go_on_and_resumes_to_the_bit(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = command("starter-tumor", data, tmp_path / "whole")
+    broken = command("starter-tumor", data, tmp_path / "broken")
+    assert main(whole) == 0
+
+    def interrupt(settings: Settings, outputs: list[Tensor], target: Tensor, epoch: int) -> Tensor:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return total_loss(settings, outputs, target, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "total_loss", interrupt)
+        assert main(broken) == 3
+    assert "--resume continues" in capsys.readouterr().err
+    assert state(tmp_path / "broken")["epoch"] == 1
+    assert main([*broken, "--resume"]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_log_row_without_its_state_is_not_told_twice(data: Path, tmp_path: Path) -> None:
+    """As a run leaves it that is killed between writing the one and the other."""
+    arguments = command("starter-liver", data, tmp_path)
+    assert main(arguments) == 0
+    whole = [row["epoch"] for row in rows(tmp_path)]
+    (tmp_path / "last.pt").unlink()
+    assert main([*arguments, "--resume"]) == 0
+    assert [row["epoch"] for row in rows(tmp_path)] == whole == ["1", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert main(command("starter-liver", data, run, "--fold", "1/3", epochs=1)) == 0
+    return run
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The message of a command line that is refused."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def test_a_finished_run_resumed_stays_as_it_is(data: Path, finished: Path) -> None:
+    before = contents(finished)
+    again = command("starter-liver", data, finished, "--fold", "1/3", "--resume", epochs=1)
+    assert main(again) == 0
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fold", "1/3"], "holds a run already. Add --resume, or choose another folder"),
+        (["--fold", "2/3", "--resume"], "another fold, training_cases, held_out_cases"),
+        (["--resume"], "another fold"),
+        (["--fold", "1/3", "--seed", "1", "--resume"], "another seed"),
+        (["--fold", "1/3", "--set", "training.learning_rate=1", "--resume"], "another recipe"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused(
+    data: Path,
+    finished: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    before = contents(finished)
+    line = refusal(capsys, command("starter-liver", data, finished, *options, epochs=1))
+    assert line.startswith(f"{finished}: ")
+    assert message in line
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "last.pt"])
+def test_a_damaged_run_is_refused(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for path in finished.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes((finished / name).read_bytes()[:100])
+    again = command("starter-liver", data, tmp_path, "--fold", "1/3", "--resume", epochs=1)
+    assert refusal(capsys, again).startswith(f"{tmp_path / name}: ")
+
+
+# What cannot be run
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "training.epoch=3"], "--set training.epoch=3: A recipe has no field"),
+        (["--set", "training.epochs=many"], "--set training.epochs=many: recipe.training.epochs"),
+        (["--set", "training.epochs"], "--set training.epochs: "),
+        (["--set", "training.loss.focal=1"], "Unknown losses ['focal']"),
+        (["--set", "network.args.depth=3"], "depth"),
+        (["--set", "network.name=unet4d"], "unet4d"),
+        (["--set", "training.batch_size=4"], "3 samples an epoch"),
+        (["--fold", "4/3"], "--fold 4/3: expected K/N"),
+        (["--device", "abacus"], "Device 'abacus'"),
+    ],
+)
+def test_an_impossible_run_is_refused_before_it_starts(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    run = tmp_path / "run"
+    assert message in refusal(capsys, command("starter-liver", data, run, *options))
+    assert not run.exists()
+
+
+def test_a_fold_without_a_tumor_to_learn_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data_set(tmp_path, patients=2, tumors=0)
+    message = refusal(capsys, command("starter-tumor", data, tmp_path / "run", "--fold", "1/2"))
+    assert message.startswith("--fold 1/2: no training case has a tumor")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refusal(capsys, command("starter-liver", tmp_path / "nowhere", tmp_path / "run"))
+    assert line.startswith(f"{tmp_path / 'nowhere'}: expected a folder with dataset.json")
+
+
+def test_a_run_folder_that_is_a_file_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("in the way")
+    line = refusal(capsys, command("starter-liver", data, tmp_path / "run"))
+    assert line.startswith(f"{tmp_path / 'run'}: expected a folder")
+
+
+def test_overrides_apply_in_order() -> None:
+    recipe = overridden(RECIPES["starter-liver"], ["training.epochs=3", "training.epochs=4"])
+    assert recipe == RECIPES["starter-liver"].with_override("training.epochs", "4")

@@ -1,0 +1,196 @@
+"""Make a weights file, with its recipe and model card, from a run of the trainer.
+
+    python -m Training.export RUN -o FILE.safetensors [--scores SCORES.csv] [--note TEXT ...]
+                              [--license TEXT]
+
+The averaged weights of the last epoch are taken where the recipe averages, else the last ones; a
+re-parameterizable network is deployed. SCORES is what `Training.evaluate` measured on cases that
+the weights, or the weights of cross-validation folds of the same recipe, had not seen. Beside FILE
+a page FILE.md with the same card is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from LiverTumorSegLib.checkpoint import save_model
+from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.networks import build
+from LiverTumorSegLib.recipe import Recipe
+from Training.dataset import make_folder
+from Training.evaluate import Score, read_scores
+from Training.train import load_state, read_run
+
+Card = dict[str, Any]
+DISCLAIMER = "For research. Not for clinical use."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m Training.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, help="run folder of Training.train")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="FILE.safetensors")
+    parser.add_argument("--scores", type=Path, help="scores.csv of Training.evaluate")
+    parser.add_argument("--note", action="append", default=[], help="a line about limits or data")
+    parser.add_argument("--license", default="not stated", help="licence of the weights")
+    arguments = parser.parse_args(argv)
+    try:
+        export(arguments.run, arguments.output, arguments.scores, arguments.note, arguments.license)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def export(
+    run: Path, output: Path, scores: Path | None, notes: list[str], license_text: str
+) -> None:
+    """Write the weights file and its card.
+
+    Raises:
+        InputError: no sound run there, a wrong file ending, unreadable scores, weights that are no
+            finite numbers, or a folder that cannot be written to.
+    """
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: expected a name that ends in .safetensors.")
+    if not (run / "run.json").is_file() or not (run / "last.pt").is_file():
+        raise InputError(f"{run}: expected run.json and last.pt of a `Training.train` run.")
+    description = read_run(run)
+    try:
+        recipe = Recipe.from_json(json.dumps(description["recipe"]))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{run / 'run.json'}: expected the recipe of a run of this version ({error})."
+        ) from error
+    state = load_state(run / "last.pt", torch.device("cpu"))
+    try:
+        network = trained_network(recipe, state)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{run / 'last.pt'}: expected the weights of the network in run.json, found others."
+        ) from error
+    rows = [s for s in read_scores(scores) if s.target == recipe.target] if scores else []
+    card = make_card(recipe, description, state["epoch"], rows, notes, license_text)
+    make_folder(output.parent)
+    sha256 = save_model(output, network, recipe, card)
+    page = output.with_suffix(".md")
+    partial = page.with_name(page.name + ".partial")
+    partial.write_text(card_page(output.stem, recipe, card, sha256))
+    partial.replace(page)
+    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def trained_network(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
+    """The network that predicts, deployed if it can be."""
+    network = build(recipe.network.name, **recipe.network.args)
+    if recipe.training.ema_decay is not None:
+        average = AveragedModel(network, use_buffers=True)
+        average.load_state_dict(state["average"])
+        network = average.module
+    else:
+        network.load_state_dict(state["network"])
+    network.eval()
+    return network.deploy() if hasattr(network, "deploy") else network
+
+
+def make_card(
+    recipe: Recipe,
+    description: dict[str, Any],
+    epochs: int,
+    scores: list[Score],
+    notes: list[str],
+    license_text: str,
+) -> Card:
+    """What a user must know of the weights, as JSON values."""
+    card: Card = {
+        "target": recipe.target,
+        "disclaimer": DISCLAIMER,
+        "license": license_text,
+        "training_cases": [
+            {key: case[key] for key in ("name", "patient", "liver_ml", "tumor_ml", "lesions")}
+            for case in description["training_cases"]
+        ],
+        "fold": description["fold"],
+        "seed": description["seed"],
+        "epochs": epochs,
+        "torch": description["torch"],
+        "version": description["version"],
+        "notes": notes,
+    }
+    if scores:
+        values = [score.dice for score in scores]
+        card["scores"] = {
+            "definition": (
+                "Dice of the whole volume on the CT's own grid, each case predicted by weights of "
+                "the same recipe that had not seen its patient; tumor in the liver from the "
+                f"{scores[0].liver_from}; 1 if both masks are empty"
+            ),
+            "mean_dice": float(np.mean(values)),
+            "sd_dice": float(np.std(values)),
+            "cases": [asdict(score) for score in scores],
+        }
+    return card
+
+
+def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
+    """The card as a Markdown page."""
+    lines = [
+        f"# {name}",
+        "",
+        f"Weights for the {recipe.target}. {card['disclaimer']}",
+        "",
+        f"- Network: `{recipe.network.name}` with `{json.dumps(recipe.network.args)}`",
+        f"- System: {recipe.paper.citation}",
+        f"- Recipe: `{recipe.name}`, {card['epochs']} epochs, seed {card['seed']}, "
+        f"version {card['version']}, torch {card['torch']}",
+        f"- License of the weights: {card['license']}",
+        f"- sha256 of the tensors: `{sha256}`",
+        "",
+        "## Training cases",
+        "",
+        "| case | liver mL | tumor mL | lesions |",
+        "|---|---|---|---|",
+        *(
+            f"| {c['name']} | {c['liver_ml']:.0f} | {c['tumor_ml']:.1f} | {c['lesions']} |"
+            for c in card["training_cases"]
+        ),
+    ]
+    if "scores" in card:
+        scores = card["scores"]
+        lines += [
+            "",
+            "## Scores on cases not seen",
+            "",
+            f"{scores['definition']}.",
+            "",
+            "| case | Dice | predicted mL | reference mL | lesions touched | false lesions |",
+            "|---|---|---|---|---|---|",
+            *(
+                f"| {s['case']} | {s['dice']:.3f} | {s['predicted_ml']:.1f} | "
+                f"{s['reference_ml']:.1f} | {s['lesions_touched']} of {s['lesions']} | "
+                f"{s['false_lesions']} |"
+                for s in scores["cases"]
+            ),
+            f"| mean (SD) | {scores['mean_dice']:.3f} ({scores['sd_dice']:.3f}) | | | | |",
+        ]
+    if card["notes"]:
+        lines += ["", "## Limits and data", "", *(f"- {note}" for note in card["notes"])]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
