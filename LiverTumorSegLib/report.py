@@ -1,0 +1,204 @@
+"""What a run leaves in its output folder: label map, segmentation, table, report and picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from LiverTumorSegLib import __version__
+from LiverTumorSegLib.errors import ResourceError
+from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.measure import Lesion, Measurement
+from LiverTumorSegLib.nifti import read_nifti
+from LiverTumorSegLib.preview import render_preview
+from LiverTumorSegLib.seg_nrrd import write_segmentation
+from LiverTumorSegLib.volume import Volume, write_labels
+
+if TYPE_CHECKING:
+    from LiverTumorSegLib.segment import Segmentation
+
+LABELS, SEGMENTATION = "labels.nii.gz", "segmentation.seg.nrrd"
+TABLE, REPORT, PREVIEW = "lesions.csv", "report.json", "preview.png"
+PROBABILITIES = ("liver_probability.nii.gz", "tumor_probability.nii.gz")
+FILE_NAMES = (LABELS, SEGMENTATION, TABLE, REPORT, PREVIEW, *PROBABILITIES)
+
+DEFINITIONS = {
+    "liver": "liver with its tumors",
+    "volume_ml": "voxel count times voxel volume",
+    "long_axis_mm": "greatest distance of two voxel centers of the lesion in one axial slice",
+    "short_axis_mm": (
+        "longest chord perpendicular to the long axis, in its slice, of the convex outline through "
+        "the lesion's voxel centers"
+    ),
+    "sd_hu": "population standard deviation",
+    "centroid": "LPS patient space",
+    "burden_percent": "volume as a percentage of the liver volume",
+    "lesion": "connected by faces, edges or corners (26 neighbors), numbered by volume",
+}
+_ROWS_SHOWN = 20
+_DECIMALS = {"ml": 4, "mm": 2, "hu": 2, "percent": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a report says of how its numbers were made.
+
+    Attributes:
+        input: the CT's file or folder name, without the path, which may tell of the patient.
+        models: for each target ("liver", "tumor") the name and sha256 of its weights.
+        device: where the networks ran.
+    """
+
+    input: str
+    models: dict[str, dict[str, str]]
+    device: str
+
+
+def write_outputs(
+    folder: Path,
+    run: Run,
+    volume: Volume,
+    segmentation: Segmentation,
+    measurement: Measurement,
+    lesion_map: np.ndarray,
+) -> None:
+    """Write every output of a run.
+
+    Args:
+        folder: an existing one; `staging.staged` makes the files appear at once.
+        run: how the numbers were made.
+        volume: the CT.
+        segmentation: labels, warnings and timings; probabilities are written if it has them.
+        measurement: the numbers of these labels.
+        lesion_map: int (z, y, x) as `measure` returns it.
+
+    Raises:
+        ResourceError: a file could not be written whole.
+    """
+    labels, geometry = segmentation.labels, volume.geometry
+    write_labels(folder / LABELS, labels, geometry)
+    write_segmentation(folder / SEGMENTATION, labels, lesion_map, geometry)
+    write_table(folder / TABLE, measurement.lesions)
+    summary = report_of(run, volume, segmentation, measurement)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    render_preview(volume, labels, lesion_map, measurement).save(folder / PREVIEW)
+    probabilities = (segmentation.liver_probability, segmentation.tumor_probability)
+    for name, probability in zip(PROBABILITIES, probabilities, strict=True):
+        if probability is not None:
+            _write_probability(folder / name, probability, geometry)
+
+
+def write_table(path: Path, lesions: tuple[Lesion, ...]) -> None:
+    """Write lesions.csv: one row a lesion, largest first; only the column names without lesions."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        columns = [field.name for field in dataclasses.fields(Lesion)]
+        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row_of(lesion) for lesion in lesions)
+
+
+def row_of(lesion: Lesion) -> dict[str, float]:
+    """A lesion's numbers by column, rounded: 0.0001 mL and %, 0.01 mm and HU."""
+    return {
+        name: _rounded(name, value) if isinstance(value, float) else value
+        for name, value in dataclasses.asdict(lesion).items()
+    }
+
+
+def report_of(
+    run: Run, volume: Volume, segmentation: Segmentation, measurement: Measurement
+) -> dict[str, Any]:
+    """The content of report.json."""
+    return {
+        "version": __version__,
+        "not_for_clinical_use": True,
+        "input": run.input,
+        "shape_zyx": list(volume.geometry.shape),
+        "spacing_zyx_mm": list(volume.geometry.spacing_mm),
+        "models": run.models,
+        "device": run.device,
+        "liver": {"volume_ml": _rounded("volume_ml", measurement.liver_volume_ml)},
+        "tumor_volume_ml": _rounded("volume_ml", measurement.tumor_volume_ml),
+        "tumor_burden_percent": _rounded("burden_percent", measurement.tumor_burden_percent),
+        "lesions": [row_of(lesion) for lesion in measurement.lesions],
+        "warnings": list(segmentation.warnings),
+        "repairs": list(volume.repairs),
+        "timings_s": {stage: round(s, 3) for stage, s in segmentation.timings_s.items()},
+        "definitions": DEFINITIONS,
+    }
+
+
+def summary_of(measurement: Measurement) -> str:
+    """The result in one line.
+
+    >>> summary_of(Measurement(1500.0, 0.0, 0.0, ()))
+    'Liver 1500.0 mL. No tumor found.'
+    """
+    if measurement.liver_volume_ml == 0:
+        return "No liver found."
+    liver = f"Liver {measurement.liver_volume_ml:.1f} mL"
+    count = len(measurement.lesions)
+    if count == 0:
+        return f"{liver}. No tumor found."
+    tumors = f"{count} tumor{'s' if count > 1 else ''}, {measurement.tumor_volume_ml:.1f} mL"
+    return f"{liver}. {tumors}, burden {measurement.tumor_burden_percent:.1f} %."
+
+
+def table_text(measurement: Measurement) -> str:
+    """The result for a terminal, in ASCII: the summary and a table of the largest lesions."""
+    if not measurement.lesions:
+        return summary_of(measurement)
+    head = ("tumor", "volume mL", "long x short axis mm", "HU mean +/- SD", "burden %")
+    rows = [
+        (
+            str(lesion.lesion),
+            f"{lesion.volume_ml:.2f}",
+            f"{lesion.long_axis_mm:.1f} x {lesion.short_axis_mm:.1f}",
+            f"{lesion.mean_hu:.0f} +/- {lesion.sd_hu:.0f}",
+            f"{lesion.burden_percent:.2f}",
+        )
+        for lesion in measurement.lesions[:_ROWS_SHOWN]
+    ]
+    rest = len(measurement.lesions) - len(rows)
+    more = [f"... and {rest} smaller, in {TABLE}"] if rest else []
+    return "\n".join([summary_of(measurement), "", *aligned([head, *rows]), *more])
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines of columns, the last cell of each column flush right.
+
+    >>> aligned([("a", "long"), ("12", "x")])
+    [' a  long', '12     x']
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def _rounded(name: str, value: float) -> float:
+    return round(float(value), _DECIMALS[name.rsplit("_", 1)[-1]])
+
+
+def _write_probability(path: Path, probability: np.ndarray, geometry: Geometry) -> None:
+    """Write a float32 NIfTI and read it back: on a full disk SimpleITK cuts it off silently."""
+    values = probability.astype(np.float32)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(np.array(geometry.direction).ravel().tolist())
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        whole = np.array_equal(read_nifti(path)[0], values)
+    except (RuntimeError, ValueError):
+        whole = False
+    if not whole:
+        raise ResourceError(f"{path.name}: could not be written whole. Is the disk full?")
