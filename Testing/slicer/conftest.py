@@ -1,0 +1,107 @@
+"""A real MRML scene without the desktop, for the tests of the Slicer module.
+
+`slicer-core` holds Slicer's own MRML, segmentation, terminology and rendering code, and
+`slicer.util`. It leaves out Qt and a few Python files of the desktop
+(`slicer.ScriptedLoadableModule`, `slicer.parameterNodeWrapper`, `slicer.i18n`): standins.py plays
+those. So these tests prove what happens to nodes, not what the panel looks like or how the desktop
+finds the module.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import slicer
+import slicer.util
+import standins
+from grids import OBLIQUE, ijk_to_ras
+from vtkmodules.vtkCommonCore import vtkCollection, vtkOutputWindow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+standins.install()
+if str(ROOT / "LiverTumorSeg") not in sys.path:
+    sys.path.append(str(ROOT / "LiverTumorSeg"))  # Slicer does this for a module's folder
+
+MODULE_LOGICS = {
+    "volumes": slicer.vtkSlicerVolumesLogic,
+    "segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
+    "subjecthierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
+    "tables": slicer.vtkSlicerTablesLogic,
+    "transforms": slicer.vtkSlicerTransformLogic,
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(item.path).parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slicer)
+
+
+@pytest.fixture(scope="session")
+def application():
+    """The application logic and `slicer.mrmlScene`, `slicer.modules` as the desktop has them."""
+    window = vtkOutputWindow()
+    window.SetDisplayModeToAlwaysStdErr()
+    vtkOutputWindow.SetInstance(window)
+    scene = slicer.vtkMRMLScene()
+    logic = slicer.vtkSlicerApplicationLogic()
+    logic.SetMRMLScene(scene)
+    color_logic = logic.GetColorLogic()
+    color_logic.SetMRMLScene(scene)
+    color_logic.AddDefaultColorNodes()
+    logic.SetModuleLogic("Colors", color_logic)
+    logic.SetSliceLogics(vtkCollection())
+    logic.SetViewLogics(vtkCollection())
+    slicer.modules = types.SimpleNamespace()
+    for name, logic_class in MODULE_LOGICS.items():
+        module_logic = logic_class()
+        module_logic.SetMRMLScene(scene)  # registers the node classes of the module
+        module_logic.SetMRMLApplicationLogic(logic)
+        logic.SetModuleLogic(name.capitalize(), module_logic)
+        module = types.SimpleNamespace(logic=lambda module_logic=module_logic: module_logic)
+        setattr(slicer.modules, name, module)
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    slicer.mrmlScene = scene
+    return logic
+
+
+@pytest.fixture
+def scene(application):
+    """The scene, empty but for its singletons."""
+    slicer.mrmlScene.Clear()
+    yield slicer.mrmlScene
+    slicer.mrmlScene.Clear()
+
+
+@pytest.fixture
+def add_ct(scene):
+    """Function that adds a CT volume node."""
+
+    def add(array, direction=OBLIQUE, name="CT", **geometry):
+        return slicer.util.addVolumeFromArray(
+            array, ijkToRAS=ijk_to_ras(direction, **geometry), name=name
+        )
+
+    return add
+
+
+@pytest.fixture
+def add_node(scene):
+    """Function that adds a node of a class."""
+    return scene.AddNewNodeByClass
+
+
+@pytest.fixture
+def read_back():
+    """Function that returns a segment as bool (z, y, x) on the whole grid of a volume."""
+
+    def read(segmentation_node, segment_id, volume_node):
+        return slicer.util.arrayFromSegmentBinaryLabelmap(
+            segmentation_node, segment_id, volume_node
+        ).astype(bool)
+
+    return read
