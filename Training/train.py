@@ -123,8 +123,7 @@ def overridden(recipe: Recipe, overrides: list[str]) -> Recipe:
         key, _, value = override.partition("=")
         try:
             recipe = recipe.with_override(key, value)
-            build(recipe.network.name, **recipe.network.args)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise InputError(f"--set {override}: {error}") from error
     return recipe
 

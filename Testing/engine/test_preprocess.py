@@ -14,14 +14,11 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from LiverTumorSegLib.boxes import body_box, crop, even, liver_box
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.preprocess import (
     Prepared,
-    body_box,
-    crop,
-    even,
     halve_in_plane,
-    liver_box,
     network_input,
     network_padding,
     orient,
