@@ -15,9 +15,7 @@ LOG := $(VENV)/install.log
 CREATED := $(VENV)/.stamp-created
 ENGINE := $(VENV)/.stamp-engine
 TOOLS := $(VENV)/.stamp-tools
-BENCH := $(VENV)/.stamp-bench
 EXTRAS := openvino,test,lint
-BENCH_EXTRAS := $(EXTRAS),bench
 SAMPLE := Testing/data/hcc006_arterial.nii.gz
 
 .PHONY: help demo test lint bench
@@ -35,7 +33,7 @@ lint: $(TOOLS)
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
 
-bench: $(BENCH)
+bench: $(TOOLS)
 	@$(PY) -m Testing.benchmarks.segment_time
 
 # $(call step,MESSAGE,COMMAND): one line on the screen; the command's own output only if it fails.
@@ -64,8 +62,4 @@ $(ENGINE): $(CREATED) pyproject.toml constraints.txt
 
 $(TOOLS): $(ENGINE)
 	$(call step,Installing the tools for tests and linters,$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]')
-	@touch $@
-
-$(BENCH): $(TOOLS)
-	$(call step,Installing what the benchmark compares with,$(PIP) install -c constraints.txt --no-build-isolation -e '.[$(BENCH_EXTRAS)]')
 	@touch $@

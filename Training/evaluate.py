@@ -14,8 +14,10 @@ import argparse
 import csv
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,6 +39,7 @@ class Score:
         case: name of the case.
         target: "liver" (with its tumors) or "tumor".
         liver_from: "prediction" or "reference": where a tumor was searched.
+        seen: whether the patient was among those that trained any of the weights used.
         dice: of the masks on the CT's own grid; 1 if both are empty.
         predicted_ml: volume of the predicted mask.
         reference_ml: volume of the reference.
@@ -49,6 +52,7 @@ class Score:
     case: str
     target: str
     liver_from: str
+    seen: bool
     dice: float
     predicted_ml: float
     reference_ml: float
@@ -121,10 +125,16 @@ def evaluate_case(data: DataSet, case: Case, models: dict[str, Model], device: s
     seconds = time.perf_counter() - started
     references = {"liver": labels > 0, "tumor": labels == 2}
     liver_from = "prediction" if "liver" in models else "reference"
+    seen = any(case.patient in trained_on(model) for model in models.values())
     return [
-        score_mask(case, target, liver_from, mask, references[target], seconds)
+        score_mask(case, target, liver_from, seen, mask, references[target], seconds)
         for target, mask in masks.items()
     ]
+
+
+def trained_on(model: Model) -> set[str]:
+    """The patients that trained some weights, by their card."""
+    return {case["patient"] for case in model.card["training_cases"]}
 
 
 def predict(
@@ -152,6 +162,7 @@ def score_mask(
     case: Case,
     target: str,
     liver_from: str,
+    seen: bool,
     mask: np.ndarray,
     reference: np.ndarray,
     seconds: float,
@@ -168,6 +179,7 @@ def score_mask(
         case=case.name,
         target=target,
         liver_from=liver_from,
+        seen=seen,
         dice=dice(mask, reference),
         predicted_ml=float(mask.sum() * voxel_ml),
         reference_ml=float(reference.sum() * voxel_ml),
@@ -184,7 +196,12 @@ def read_scores(path: Path) -> list[Score]:
     Raises:
         InputError: it is missing or not such a file.
     """
-    kinds = {"str": str, "float": float, "int": int}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "str": str,
+        "float": float,
+        "int": int,
+        "bool": {"True": True, "False": False}.__getitem__,
+    }
     try:
         with path.open(newline="") as file:
             return [
@@ -204,8 +221,8 @@ def read_scores(path: Path) -> list[Score]:
 
 def merge_scores(path: Path, scores: list[Score]) -> None:
     """Replace or add rows of a scores.csv, sorted, the file as a whole."""
-    rows = {(s.target, s.case): s for s in (read_scores(path) if path.exists() else [])}
-    rows |= {(s.target, s.case): s for s in scores}
+    earlier = read_scores(path) if path.exists() else []
+    rows = {(s.target, s.liver_from, s.case): s for s in [*earlier, *scores]}
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Score)])

@@ -83,7 +83,7 @@ def export(
         raise InputError(
             f"{run / 'last.pt'}: expected the weights of the network in run.json, found others."
         ) from error
-    rows = [s for s in read_scores(scores) if s.target == recipe.target] if scores else []
+    rows = unseen_scores(scores, recipe.target) if scores else []
     card = make_card(recipe, description, state["epoch"], rows, notes, license_text)
     make_folder(output.parent)
     sha256 = save_model(output, network, recipe, card)
@@ -92,6 +92,23 @@ def export(
     partial.write_text(card_page(output.stem, recipe, card, sha256))
     partial.replace(page)
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def unseen_scores(path: Path, target: str) -> list[Score]:
+    """The scores of one target, all measured by weights that had not seen the patient.
+
+    Raises:
+        InputError: there are none, some are of patients seen, or they differ in the liver used.
+    """
+    scores = [score for score in read_scores(path) if score.target == target]
+    seen = [score.case for score in scores if score.seen]
+    if not scores or seen or len({score.liver_from for score in scores}) > 1:
+        raise InputError(
+            f"{path}: expected {target} scores of patients that the weights had not seen, with "
+            f"tumors searched in one kind of liver; found {len(scores)} rows, of patients seen: "
+            f"{seen}. Evaluate each fold's weights on its held-out cases, into a folder of its own."
+        )
+    return scores
 
 
 def trained_network(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
@@ -133,11 +150,16 @@ def make_card(
     }
     if scores:
         values = [score.dice for score in scores]
+        where = {
+            "prediction": "in the liver that was predicted for the case",
+            "reference": "in the true liver",
+        }[scores[0].liver_from]
         card["scores"] = {
             "definition": (
                 "Dice of the whole volume on the CT's own grid, each case predicted by weights of "
-                "the same recipe that had not seen its patient; tumor in the liver from the "
-                f"{scores[0].liver_from}; 1 if both masks are empty"
+                "the same recipe that had not seen its patient; "
+                + (f"tumors searched {where}; " if recipe.target == "tumor" else "")
+                + "1 if both masks are empty"
             ),
             "mean_dice": float(np.mean(values)),
             "sd_dice": float(np.std(values)),

@@ -23,7 +23,7 @@ from LiverTumorSegLib.segment import segment
 from Testing.phantom import make_data_set
 from Training import evaluate, export, train
 from Training.dataset import Case, read_data_set
-from Training.evaluate import Score, merge_scores, read_scores, score_mask
+from Training.evaluate import Score, evaluate_case, merge_scores, read_scores, score_mask
 from Training.export import make_card, trained_network
 from Training.metrics import dice
 
@@ -269,7 +269,7 @@ def test_lesions_are_counted(
     expected: tuple[float, int, int, int],
 ) -> None:
     mask, reference = lesions_at(*found), lesions_at(*true)
-    score = score_mask(CASE, "tumor", "prediction", mask, reference, 1.5)
+    score = score_mask(CASE, "tumor", "prediction", False, mask, reference, 1.5)
     got = (score.dice, score.lesions, score.lesions_touched, score.false_lesions)
     assert got == pytest.approx(expected)
     assert score.predicted_ml == pytest.approx(len(found) * 8 * 10 / 1000)
@@ -278,13 +278,13 @@ def test_lesions_are_counted(
 
 def test_a_liver_has_no_lesions() -> None:
     mask = lesions_at((0, 0, 0), (3, 3, 3))
-    score = score_mask(CASE, "liver", "prediction", mask, mask, 0.0)
+    score = score_mask(CASE, "liver", "prediction", False, mask, mask, 0.0)
     assert (score.dice, score.lesions, score.lesions_touched, score.false_lesions) == (1, 0, 0, 0)
 
 
 def score_of(case: str, target: str, value: float) -> Score:
     mask = lesions_at((0, 0, 0))
-    score = score_mask(CASE, target, "prediction", mask, mask, 0.1)
+    score = score_mask(CASE, target, "prediction", False, mask, mask, 0.1)
     return replace(score, case=case, dice=value)
 
 
@@ -334,6 +334,35 @@ def test_a_card_counts_only_scores_of_its_target(trained: Trained, tmp_path: Pat
     card = read_info(output).card
     assert [row["dice"] for row in card["scores"]["cases"]] == [0.9]
     assert card["scores"]["mean_dice"] == 0.9
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [replace(score_of("a", "liver", 0.9), seen=True), score_of("b", "liver", 0.8)],
+        [score_of("a", "liver", 0.9), replace(score_of("b", "liver", 0.8), liver_from="reference")],
+    ],
+    ids=["none", "of a patient seen", "of two kinds"],
+)
+def test_a_card_takes_no_scores_that_are_not_comparable_and_unseen(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Score]
+) -> None:
+    scores = tmp_path / "scores.csv"
+    merge_scores(scores, rows)
+    output = tmp_path / "liver.safetensors"
+    options = ["-o", str(output), "--scores", str(scores)]
+    code = export.main([str(trained.liver_run), *options])
+    assert f"{scores}: expected liver scores" in refusal(capsys, code)
+    assert not output.exists()
+
+
+def test_a_row_tells_whether_the_weights_had_seen_the_patient(trained: Trained) -> None:
+    assert not any(score.seen for score in read_scores(trained.together))
+    data = read_data_set(trained.data)
+    models = {"liver": load_model(str(trained.liver))}
+    seen = {c.name: evaluate_case(data, c, models, "cpu")[0].seen for c in data.cases}
+    assert seen == {"case0": False, "case1": True, "case2": False, "case3": True}
 
 
 # What cannot be done
@@ -495,7 +524,7 @@ def test_diverged_weights_leave_an_earlier_export_as_it_was(
 def test_a_card_says_where_the_tumors_were_searched() -> None:
     description = {"training_cases": [], "fold": None, "seed": 0, "torch": "", "version": ""}
     recipe = RECIPES["starter-tumor"]
-    for place in ("prediction", "reference"):
+    for place, words in (("prediction", "liver that was predicted"), ("reference", "true liver")):
         rows = [replace(score_of("a", "tumor", 0.5), liver_from=place)]
         card = make_card(recipe, description, 1, rows, [], "")
-        assert f"in the liver from the {place}" in card["scores"]["definition"]
+        assert f"tumors searched in the {words}" in card["scores"]["definition"]
