@@ -131,6 +131,7 @@ def test_who_learns_from_a_window_without_target(name: str) -> None:
 
 def test_monai_agrees() -> None:
     from monai import losses as monai
+
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 1, 4, 5, 6, generator=generator).double()
     target = (torch.rand(2, 1, 4, 5, 6, generator=generator) > 0.7).double()
