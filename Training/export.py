@@ -180,7 +180,7 @@ def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
         f"- Recipe: `{recipe.name}`, {card['epochs']} epochs, seed {card['seed']}, "
         f"version {card['version']}, torch {card['torch']}",
         f"- License of the weights: {card['license']}",
-        f"- sha256 of the tensors: `{sha256}`",
+        f"- sha256 of tensors, recipe and card: `{sha256}`",
         "",
         "## Training cases",
         "",

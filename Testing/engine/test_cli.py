@@ -564,11 +564,7 @@ def test_the_product_finds_the_liver(product: Path, voxel: tuple[int, int, int])
         pytest.param((44, 270, 300), id="aorta"),
         pytest.param((44, 270, 245), id="vertebra"),
         pytest.param((61, 270, 400), id="left lung"),
-        pytest.param(
-            (61, 150, 320),
-            id="heart",
-            marks=pytest.mark.xfail(reason="the starter liver weights take the heart for liver"),
-        ),
+        pytest.param((61, 150, 320), id="heart"),
     ],
 )
 def test_the_product_leaves_other_organs_out(product: Path, voxel: tuple[int, int, int]) -> None:
