@@ -1,7 +1,7 @@
 """Make a weights file, with its recipe and model card, from a run of the trainer.
 
-    python -m Training.export RUN -o FILE.safetensors [--scores SCORES.csv] [--note TEXT ...]
-                              [--license TEXT]
+    python -m Training.export RUN -o FILE.safetensors [--checkpoint last|best]
+                              [--scores SCORES.csv] [--note TEXT ...] [--license TEXT]
 
 The averaged weights of the last epoch are taken where the recipe averages, else the last ones; a
 re-parameterizable network is deployed. SCORES is what `Training.evaluate` measured on cases that
@@ -44,12 +44,25 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder of Training.train")
     parser.add_argument("-o", "--output", type=Path, required=True, help="FILE.safetensors")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="best: of the epoch with the best held-out Dice; its scores on those cases flatter",
+    )
     parser.add_argument("--scores", type=Path, help="scores.csv of Training.evaluate")
     parser.add_argument("--note", action="append", default=[], help="a line about limits or data")
     parser.add_argument("--license", default="not stated", help="licence of the weights")
     arguments = parser.parse_args(argv)
     try:
-        export(arguments.run, arguments.output, arguments.scores, arguments.note, arguments.license)
+        export(
+            arguments.run,
+            arguments.output,
+            arguments.checkpoint,
+            arguments.scores,
+            arguments.note,
+            arguments.license,
+        )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -57,7 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(
-    run: Path, output: Path, scores: Path | None, notes: list[str], license_text: str
+    run: Path,
+    output: Path,
+    checkpoint: str,
+    scores: Path | None,
+    notes: list[str],
+    license_text: str,
 ) -> None:
     """Write the weights file and its card.
 
@@ -67,8 +85,9 @@ def export(
     """
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: expected a name that ends in .safetensors.")
-    if not (run / "run.json").is_file() or not (run / "last.pt").is_file():
-        raise InputError(f"{run}: expected run.json and last.pt of a `Training.train` run.")
+    weights = run / f"{checkpoint}.pt"
+    if not (run / "run.json").is_file() or not weights.is_file():
+        raise InputError(f"{run}: expected run.json and {weights.name} of a `Training.train` run.")
     description = read_run(run)
     try:
         recipe = Recipe.from_json(json.dumps(description["recipe"]))
@@ -76,12 +95,12 @@ def export(
         raise InputError(
             f"{run / 'run.json'}: expected the recipe of a run of this version ({error})."
         ) from error
-    state = load_state(run / "last.pt", torch.device("cpu"))
+    state = load_state(weights, torch.device("cpu"))
     try:
         network = trained_network(recipe, state)
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"{run / 'last.pt'}: expected the weights of the network in run.json, found others."
+            f"{weights}: expected the weights of the network in run.json, found others."
         ) from error
     rows = unseen_scores(scores, recipe.target) if scores else []
     card = make_card(recipe, description, state["epoch"], rows, notes, license_text)

@@ -3,8 +3,9 @@
     python -m Training.train RECIPE --data PREPARED -o RUN [--fold K/N] [--set key=value ...]
                              [--resume] [--device auto|cpu|cuda] [--seed N]
 
-RUN holds run.json (recipe, cases, fold, versions), log.csv and last.pt (all that a resumed run
-needs; replaced as a whole after every epoch). `Training.export` makes the weights file.
+RUN holds run.json (recipe, cases, fold, versions), log.csv, last.pt (all that a resumed run needs;
+replaced as a whole after every epoch) and best.pt (the same, of the epoch with the best Dice on the
+held-out fold). `Training.export` makes the weights file.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def train(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     average = averaged(network, settings)
-    first_epoch, best = 0, -1.0
+    first_epoch, best, best_epoch = 0, -1.0, 0
     if resume and (run / "last.pt").exists():
         state = load_state(run / "last.pt", device)
         network.load_state_dict(state["network"])
@@ -181,7 +182,8 @@ def train(
             average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-        first_epoch, best = state["epoch"], state["best"]
+        first_epoch = state["epoch"]
+        best, best_epoch = state["best"], state["best_epoch"]
     shorten_log(run / "log.csv", first_epoch)
 
     sources = [make_source(prepared_case(data, case, recipe)) for case in training_cases]
@@ -195,6 +197,9 @@ def train(
         dynamic_ncols=True,
     )
     for epoch in epochs:
+        if held_out and has_stalled(settings, epoch, best_epoch):
+            tqdm.write(f"stopped after epoch {epoch}: no better Dice since epoch {best_epoch}")
+            break
         started, waited = time.perf_counter(), 0.0
         network.train()
         loader = DataLoader(
@@ -237,20 +242,25 @@ def train(
                 recipe, average.module if average is not None else network, data, held_out, device
             )
             row["held_out_dice"] = float(np.mean(list(scores.values())))
-            best = max(best, row["held_out_dice"])
+            if row["held_out_dice"] > best:
+                best, best_epoch = row["held_out_dice"], epoch + 1
         append_row(run / "log.csv", row)
-        save_state(
-            run / "last.pt",
-            {
-                "epoch": epoch + 1,
-                "best": best,
-                "network": network.state_dict(),
-                "average": average.state_dict() if average is not None else {},
-                "optimizer": optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-            },
+        state = {
+            "epoch": epoch + 1,
+            "best": best,
+            "best_epoch": best_epoch,
+            "network": network.state_dict(),
+            "average": average.state_dict() if average is not None else {},
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+        if best_epoch == epoch + 1:
+            save_state(run / "best.pt", state)
+        save_state(run / "last.pt", state)
+        shown = {"loss": row["loss"], "best_dice": best if best_epoch else None}
+        epochs.set_postfix(
+            {key: f"{value:.3f}" for key, value in shown.items() if value is not None}
         )
-        epochs.set_postfix(loss=f"{row['loss']:.3f}", dice=f"{best:.3f}")
 
 
 def open_run(run: Path, description: dict[str, Any], resume: bool) -> None:
@@ -297,6 +307,12 @@ def read_run(run: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise InputError(f"{path}: expected the description of a `Training.train` run.")
     return description
+
+
+def has_stalled(settings: Settings, epochs_done: int, best_epoch: int) -> bool:
+    """Whether the held-out Dice has not improved for as many epochs as the recipe waits."""
+    patience = settings.early_stop_epochs
+    return patience is not None and epochs_done - best_epoch >= patience
 
 
 def learning_rate(settings: Settings, epoch: float) -> float:

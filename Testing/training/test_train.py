@@ -26,6 +26,7 @@ from Training.export import trained_network
 from Training.losses import weighted_loss
 from Training.train import (
     bf16_is_usable,
+    has_stalled,
     learning_rate,
     main,
     overridden,
@@ -219,7 +220,12 @@ def test_a_run_learns_and_says_what_it_did(data: Path, tmp_path: Path) -> None:
     options = ["--fold", "1/3", "--seed", "7"]
     options += [word for change in changes for word in ("--set", change)]
     assert main(command("starter-liver", data, run, *options)) == 0
-    assert sorted(path.name for path in run.iterdir()) == ["last.pt", "log.csv", "run.json"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "best.pt",
+        "last.pt",
+        "log.csv",
+        "run.json",
+    ]
 
     first, second = rows(run)
     assert list(first) == COLUMNS
@@ -302,6 +308,38 @@ def total_loss(*arguments):
 train.total_loss = total_loss
 sys.exit(train.main(sys.argv[2:]))
 """
+
+
+def test_a_run_stops_when_the_held_out_dice_no_longer_improves(data: Path, tmp_path: Path) -> None:
+    """Weights that do not move score the same after every epoch: the first is the best."""
+    options = ["--fold", "1/3"]
+    for change in (
+        "training.learning_rate=0.0",
+        "training.ema_decay=null",
+        "training.validate_every_epochs=1",
+        "training.early_stop_epochs=2",
+        "network.args.dropout=0.0",
+    ):
+        options += ["--set", change]
+    words = command("starter-liver", data, tmp_path / "run", *options, epochs=9)
+    assert main(words) == 0
+    dices = [float(row["held_out_dice"]) for row in rows(tmp_path / "run")]
+    best = 1 + dices.index(max(dices))
+    assert len(dices) == best + 2 < 9
+    stored = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    assert (stored["epoch"], stored["best"]) == (best, max(dices))
+    assert state(tmp_path / "run")["best_epoch"] == best
+
+    assert main([*words, "--resume"]) == 0
+    assert len(rows(tmp_path / "run")) == len(dices)
+
+
+@pytest.mark.parametrize(
+    ("patience", "done", "best", "stalled"),
+    [(None, 99, 1, False), (30, 30, 1, False), (30, 31, 1, True), (1, 5, 5, False)],
+)
+def test_patience(patience: int | None, done: int, best: int, stalled: bool) -> None:
+    assert has_stalled(replace(PAPER, early_stop_epochs=patience), done, best) == stalled
 
 
 def test_a_killed_run_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
