@@ -1,7 +1,5 @@
 """One CT series from a DICOM folder, its slices sorted and checked by their positions."""
 
-# mypy: untyped-calls-exclude=SimpleITK
-
 from __future__ import annotations
 
 import math
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry, checked_grid

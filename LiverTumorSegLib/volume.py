@@ -3,8 +3,6 @@
 Engine arrays are (z, y, x), spacing is (z, y, x) in mm, intensities are HU, patient space is LPS.
 """
 
-# mypy: untyped-calls-exclude=SimpleITK
-
 from __future__ import annotations
 
 import tempfile
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from LiverTumorSegLib.dicom import read_dicom_series
 from LiverTumorSegLib.errors import InputError, ResourceError
