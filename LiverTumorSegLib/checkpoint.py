@@ -1,7 +1,7 @@
 """Weights files: a network's tensors with its recipe and model card, in safetensors.
 
 Nothing in such a file is ever executed. The file's metadata holds the recipe and the card as JSON,
-and a digest of the tensors that is checked before they are used.
+and a digest of both and of the tensors, which is checked before they are used.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from LiverTumorSegLib.measure import Lesion, Measurement
 from LiverTumorSegLib.nifti import read_nifti
 from LiverTumorSegLib.preview import render_preview
 from LiverTumorSegLib.seg_nrrd import write_segmentation
-from LiverTumorSegLib.volume import Volume, write_labels
+from LiverTumorSegLib.volume import Volume, image_on_grid, write_labels
 
 if TYPE_CHECKING:
     from LiverTumorSegLib.segment import Segmentation
@@ -191,10 +191,7 @@ def _rounded(name: str, value: float) -> float:
 def _write_probability(path: Path, probability: np.ndarray, geometry: Geometry) -> None:
     """Write a float32 NIfTI and read it back: on a full disk SimpleITK cuts it off silently."""
     values = probability.astype(np.float32)
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(np.array(geometry.direction).ravel().tolist())
+    image = image_on_grid(values, geometry)
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
         whole = np.array_equal(read_nifti(path)[0], values)

@@ -25,7 +25,7 @@ from LiverTumorSegLib.sliding_window import sliding_window
 from LiverTumorSegLib.volume import Volume
 
 ProgressHook = Callable[[str, float], None]
-BACKGROUND, LIVER, TUMOR = 0, 1, 2
+LIVER, TUMOR = 1, 2
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,7 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
         raise ValueError(
             f"expected uint8 labels of shape {geometry.shape}, got {labels.dtype} {labels.shape}"
         )
-    image = sitk.GetImageFromArray(labels)
-    image.SetSpacing(geometry.spacing_mm[::-1])
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(np.array(geometry.direction).ravel().tolist())
+    image = image_on_grid(labels, geometry)
     try:
         folder = tempfile.TemporaryDirectory(
             prefix=f"{path.name}.", suffix=".partial", dir=path.parent
@@ -125,6 +122,15 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
                 f"{path}: expected a file that can be written, found: {error.strerror or error}. "
                 "Choose another name."
             ) from error
+
+
+def image_on_grid(voxels: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """The SimpleITK image of an array (z, y, x) on a grid."""
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(geometry.spacing_mm[::-1])
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(np.array(geometry.direction).ravel().tolist())
+    return image
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
