@@ -19,8 +19,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def build(name: str, **network_args: Any) -> nn.Module:
     """Build a network from the words a recipe uses.
 
-    Every network maps `(B, in_channels, *spatial)` to logits. In training mode it returns a dict
-    of lists of logits, the one that predicts first; in evaluation mode that one tensor alone.
+    Every network maps `(B, in_channels, *spatial)` to logits. In evaluation mode it returns the one
+    tensor that predicts; in training mode a dict of lists of logits, each from fine to coarse, that
+    deep supervision compares with the labels. Its attributes say what it takes: `dimensions` (3 for
+    volumes, 2 for slices), `in_channels` and `divisor`, of which every spatial size is a multiple.
 
     Args:
         name: a key of NETWORKS.

@@ -5,25 +5,31 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def check_input(x: Tensor, in_channels: int, divisor: int) -> None:
-    """Refuse an input that a U-Net of these poolings cannot take.
+def check_input(
+    x: Tensor, in_channels: int, divisor: int, dimensions: int = 3, minimum: int = 1
+) -> None:
+    """Refuse an input that a network of these poolings cannot take.
 
     Args:
         x: `(B, in_channels, *spatial)`; every spatial size must be a multiple of `divisor`.
         in_channels: channels the first convolution takes.
-        divisor: 2 to the number of poolings.
+        divisor: what every spatial size must be a multiple of, such as 2 to the number of poolings.
+        dimensions: spatial axes, 3 for volumes and 2 for slices.
+        minimum: smallest spatial size, a multiple of `divisor`.
 
     Raises:
         ValueError: naming the shape got and the next shape that fits.
     """
     spatial = tuple(x.shape[2:])
-    if x.ndim != 5 or x.shape[1] != in_channels:
+    axes = ", ".join(("D", "H", "W")[-dimensions:])
+    if x.ndim != 2 + dimensions or x.shape[1] != in_channels:
         raise ValueError(
-            f"Expected input of shape (B, {in_channels}, D, H, W), got {tuple(x.shape)}."
+            f"Expected input of shape (B, {in_channels}, {axes}), got {tuple(x.shape)}."
         )
-    if any(size % divisor for size in spatial):
-        fitting = tuple(-(-size // divisor) * divisor for size in spatial)
+    if any(size % divisor or size < minimum for size in spatial):
+        fitting = tuple(max(-(-size // divisor) * divisor, minimum) for size in spatial)
+        least = f" and at least {minimum}" if minimum > divisor else ""
         raise ValueError(
-            f"Every spatial size must be a multiple of {divisor}, got {spatial}; "
+            f"Every spatial size must be a multiple of {divisor}{least}, got {spatial}; "
             f"pad the input to {fitting}."
         )

@@ -205,6 +205,7 @@ class ELANResMSCAUNet(nn.Module):
             undoes the paper's halving in the plane.
     """
 
+    dimensions = 3
     levels = 5
 
     def __init__(

@@ -42,6 +42,8 @@ class UNet3D(nn.Module):
         dropout: probability of dropping a channel inside every block.
     """
 
+    dimensions = 3
+
     def __init__(
         self,
         *,

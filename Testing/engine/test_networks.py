@@ -1,4 +1,4 @@
-"""Networks: one contract for all of NETWORKS, the papers' parameter counts, and exact collapse."""
+"""One contract for every network of NETWORKS and each of its variants."""
 
 from __future__ import annotations
 
@@ -7,100 +7,41 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from LiverTumorSegLib.networks import NETWORKS, build
-from LiverTumorSegLib.networks.elanres_msca import (
-    MSCA,
-    ConvNorm,
-    ELANResBlock,
-    RepUnit,
-    fold_batch_norm,
+from Testing.engine.network_cases import (
+    CASES,
+    COUNTS,
+    FORMS,
+    assert_same,
+    parameters,
+    randomize_norms,
+    scale_of,
+    small,
+    smallest,
 )
 
-torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
-
-# A network that is not named here is tested as its constructor's defaults make it.
-SMALL = {
-    "unet3d": {"channels": [4, 8, 8, 16]},
-    "elanres_msca": {"width": 4},
-}
-# Number of outputs in training mode: one for each decoder resolution, or the last alone.
-HEADS = {"unet3d": 1, "elanres_msca": 4}
 ALL = pytest.mark.parametrize("name", sorted(NETWORKS))
+EVERY_FORM = pytest.mark.parametrize(("name", "form"), FORMS)
 DEPLOYABLE = pytest.mark.parametrize(
     "name", sorted(name for name in NETWORKS if hasattr(NETWORKS[name], "deploy"))
 )
-ELANRES = "elanres_msca"
-PLAIN = {"block": "double"}
-NO_MSCA = {"msca_levels": []}
-THIN = {"width": 16}
-# (network, arguments, parameters in training form, parameters deployed)
-COUNTS = [
-    ("unet3d", {}, 5_602_529, None),
-    (ELANRES, {}, 19_181_572, 12_844_548),
-    (ELANRES, NO_MSCA, 15_194_372, 8_857_348),
-    (ELANRES, PLAIN, 26_565_924, 26_565_924),
-    (ELANRES, PLAIN | NO_MSCA, 22_578_724, 22_578_724),
-    (ELANRES, THIN, 4_839_428, 3_252_228),
-    (ELANRES, THIN | NO_MSCA, 3_803_268, 2_216_068),
-    (ELANRES, THIN | PLAIN, 6_682_772, 6_682_772),
-    (ELANRES, THIN | PLAIN | NO_MSCA, 5_646_612, 5_646_612),
-]
-
-
-def small(name: str, **changes: object) -> nn.Module:
-    torch.manual_seed(0)
-    return build(name, **{**SMALL.get(name, {}), **changes})
-
-
-def scale_of(network: nn.Module) -> tuple[int, ...]:
-    return getattr(network, "head_scale", (1, 1, 1))
-
-
-def smallest(network: nn.Module) -> tuple[int, int, int]:
-    """A grid with two voxels in the plane, one slice deep, at the coarsest resolution."""
-    return network.divisor, 2 * network.divisor, network.divisor
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
+)
 
 
 def biases_before_a_norm(network: nn.Module) -> set[str]:
-    """Biases that a BatchNorm subtracts again, so that their gradient is 0 up to rounding."""
+    """Biases that a norm subtracts again, so that their gradient is 0 up to rounding."""
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
     return {
         f"{name}.{place}.bias"
         for name, chain in network.named_modules()
         if isinstance(chain, nn.Sequential)
         for place, (_, after) in enumerate(itertools.pairwise(chain))
-        if isinstance(after, nn.BatchNorm3d)
+        if isinstance(after, norms)
     }
-
-
-def randomize_norms(module: nn.Module) -> nn.Module:
-    """BatchNorm statistics as far from those of a fresh network as a trained one's."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
-            nn.init.uniform_(norm.weight, 0.5, 1.5)
-            nn.init.normal_(norm.bias, 0, 0.2)
-            nn.init.normal_(norm.running_mean, 0, 0.2)
-            nn.init.uniform_(norm.running_var, 0.5, 2)
-    return module
-
-
-def assert_same(before: Tensor, after: Tensor, tolerance: float) -> None:
-    assert after.shape == before.shape
-    assert (after - before).abs().max() <= tolerance * max(1.0, before.abs().max().item())
-    assert before.std() > 0.01
-
-
-PRECISIONS = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
-)
-
-# The contract of every network
 
 
 def test_every_network_has_a_stated_parameter_count() -> None:
@@ -119,41 +60,50 @@ def test_parameter_counts_are_the_papers(
             assert parameters(network.deploy()) == deployed
 
 
-@ALL
-def test_logits_have_the_input_s_grid_times_the_head_scale(name: str) -> None:
-    network = small(name).eval()
+@EVERY_FORM
+def test_logits_have_the_input_s_grid_times_the_head_scale(name: str, form: dict) -> None:
+    network = small(name, out_channels=2, **form).eval()
     grid = smallest(network)
     with torch.no_grad():
         logits = network(torch.rand(2, 1, *grid))
-    assert logits.shape == (2, 1, *(g * s for g, s in zip(grid, scale_of(network), strict=True)))
+    assert logits.shape == (2, 2, *(g * s for g, s in zip(grid, scale_of(network), strict=True)))
     assert logits.isfinite().all()
     assert (logits < 0).any(), "a sigmoid belongs into the loss and the predictor"
 
 
-@ALL
-def test_channels_in_and_out_are_the_arguments(name: str) -> None:
-    network = small(name, in_channels=2, out_channels=3).eval()
+@EVERY_FORM
+def test_channels_in_and_out_are_the_arguments(name: str, form: dict) -> None:
+    network = small(name, in_channels=2, out_channels=3, **form).eval()
     with torch.no_grad():
         assert network(torch.rand(1, 2, *smallest(network))).shape[:2] == (1, 3)
 
 
-@ALL
-def test_training_mode_returns_all_heads_on_one_grid(name: str) -> None:
-    network = small(name)
-    image = torch.rand(2, 1, *smallest(network))
-    output = network(image)
-    assert list(output) == ["heads"]
-    if name in HEADS:
-        assert len(output["heads"]) == HEADS[name]
-    expected = network.eval()(image).shape
-    assert [head.shape for head in output["heads"]] == [expected] * len(output["heads"])
+@EVERY_FORM
+def test_training_mode_returns_lists_of_logits_from_fine_to_coarse(name: str, form: dict) -> None:
+    network = small(name, **form)
+    grid = tuple(2 * size for size in smallest(network))  # so that no norm sees a single voxel
+    image = torch.rand(2, 1, *grid)
+    outputs = network(image)
+    batch, channels, *fine = network.eval()(image).shape
+    coarser = {
+        key: [tuple(a / b for a, b in zip(fine, logits.shape[2:], strict=True)) for logits in found]
+        for key, found in outputs.items()
+    }
+    assert all(
+        logits.shape[:2] == (batch, channels) for found in outputs.values() for logits in found
+    )
+    assert all(len(set(factors)) == 1 for found in coarser.values() for factors in found)
+    factors = {key: [factors[0] for factors in found] for key, found in coarser.items()}
+    assert all(found == sorted(found) and found[0] >= 1 for found in factors.values())
+    if not form:
+        assert factors == CASES[name].outputs
 
 
-@ALL
-def test_gradient_reaches_every_parameter(name: str) -> None:
-    network = small(name)
-    heads = network(torch.rand(2, 1, *smallest(network)))["heads"]
-    sum(head.square().mean() for head in heads).backward()
+@EVERY_FORM
+def test_gradient_reaches_every_parameter(name: str, form: dict) -> None:
+    network = small(name, **form)
+    outputs = network(torch.rand(2, 1, *(2 * size for size in smallest(network))))
+    sum(logits.square().mean() for found in outputs.values() for logits in found).backward()
     cancelled = biases_before_a_norm(network)
     for key, parameter in network.named_parameters():
         assert parameter.grad is not None, key
@@ -161,9 +111,9 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
         assert key in cancelled or parameter.grad.abs().max() > 0, key
 
 
-@ALL
-def test_items_of_a_batch_do_not_mix_in_evaluation(name: str) -> None:
-    network = randomize_norms(small(name)).double().eval()
+@EVERY_FORM
+def test_items_of_a_batch_do_not_mix_in_evaluation(name: str, form: dict) -> None:
+    network = randomize_norms(small(name, **form)).double().eval()
     images = torch.rand(3, 1, *smallest(network), dtype=torch.float64)
     with torch.no_grad():
         together = network(images)
@@ -171,17 +121,19 @@ def test_items_of_a_batch_do_not_mix_in_evaluation(name: str) -> None:
     assert_same(together, alone, 1e-12)
 
 
-@ALL
-def test_a_seed_makes_the_same_network_again(name: str) -> None:
-    first, second = small(name).state_dict(), small(name).state_dict()
+@EVERY_FORM
+def test_a_seed_makes_the_same_network_again(name: str, form: dict) -> None:
+    first, second = small(name, **form).state_dict(), small(name, **form).state_dict()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 @ALL
-@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("axis", [-1, -2, -3])
 def test_an_odd_size_is_refused_with_the_size_that_fits(name: str, axis: int) -> None:
     network = small(name).eval()
-    good = list(smallest(network))
+    if -axis > network.dimensions:
+        pytest.skip("a network of slices")
+    good = [2 * size for size in smallest(network)]
     bad = list(good)
     bad[axis] -= 1
     with pytest.raises(ValueError, match="multiple of") as caught:
@@ -191,10 +143,16 @@ def test_an_odd_size_is_refused_with_the_size_that_fits(name: str, axis: int) ->
 
 
 @ALL
-@pytest.mark.parametrize("shape", [(1, 2, 16, 16, 16), (1, 16, 16, 16), (1, 1, 16, 16)])
-def test_other_channels_and_dimensions_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"\(B, 1, D, H, W\)"):
-        small(name).eval()(torch.rand(shape))
+@pytest.mark.parametrize(
+    ("channels", "more_axes"), [(2, 0), (1, -1), (1, 1)], ids=["channels", "an axis less", "more"]
+)
+def test_other_channels_and_dimensions_are_refused(
+    name: str, channels: int, more_axes: int
+) -> None:
+    network = small(name).eval()
+    axes = network.dimensions + more_axes
+    with pytest.raises(ValueError, match=r"\(B, 1, (D, )?H, W\)"):
+        network(torch.rand(1, channels, *[16] * axes))
 
 
 def test_an_unknown_network_is_answered_with_the_choices() -> None:
@@ -206,9 +164,6 @@ def test_an_unknown_network_is_answered_with_the_choices() -> None:
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(TypeError, match="depth"):
         build("unet3d", depth=5)
-
-
-# Deploying
 
 
 @DEPLOYABLE
@@ -242,233 +197,3 @@ def test_a_deployed_network_cannot_be_trained(name: str) -> None:
     with pytest.raises(RuntimeError, match="deployed"):
         network.train()
     assert not network.training
-
-
-def test_no_batch_norm_or_fusion_is_left_in_the_elanres_blocks() -> None:
-    network = small(ELANRES)
-    assert any(isinstance(module, RepUnit) for module in network.modules())
-    kinds = {type(module) for module in network.deploy().modules()}
-    assert not kinds & {nn.BatchNorm3d, RepUnit, ConvNorm}
-    assert nn.BatchNorm2d in kinds, "the attention keeps its own"
-
-
-def test_the_plain_block_has_nothing_to_fold() -> None:
-    network = randomize_norms(small(ELANRES, block="double"))
-    before = copy.deepcopy(network.state_dict())
-    after = network.deploy().state_dict()
-    assert list(before) == list(after)
-    assert all(torch.equal(value, after[key]) for key, value in before.items())
-
-
-@PRECISIONS
-@pytest.mark.parametrize("bias", [False, True])
-def test_batch_norm_folds_into_a_convolution(
-    bias: bool, dtype: torch.dtype, tolerance: float
-) -> None:
-    torch.manual_seed(1)
-    conv = nn.Conv3d(3, 5, 3, padding=1, bias=bias).to(dtype)
-    norm = randomize_norms(nn.BatchNorm3d(5)).to(dtype).eval()
-    x = torch.randn(2, 3, 4, 5, 6, dtype=dtype)
-    with torch.no_grad():
-        weight, shift = fold_batch_norm(conv, norm)
-        folded = F.conv3d(x, weight.to(dtype), shift.to(dtype), padding=1)
-        assert weight.dtype == torch.float64
-        assert_same(norm(conv(x)), folded, tolerance)
-
-
-@PRECISIONS
-@pytest.mark.parametrize("branches", [1, 2, 3])
-def test_a_rep_unit_collapses_exactly_borders_included(
-    branches: int, dtype: torch.dtype, tolerance: float
-) -> None:
-    torch.manual_seed(branches)
-    unit = randomize_norms(RepUnit(6, branches)).to(dtype).eval()
-    x = torch.randn(2, 6, 5, 4, 7, dtype=dtype)
-    with torch.no_grad():
-        before = unit(x)
-        deployed = unit.deploy()
-        after = deployed(x)
-    assert [type(module) for module in deployed] == [nn.Conv3d, nn.ReLU]
-    assert_same(before, after, tolerance)
-    inner = (..., slice(1, -1), slice(1, -1), slice(1, -1))
-    border = torch.ones_like(before, dtype=torch.bool)
-    border[inner] = False
-    assert_same(before[border], after[border], tolerance)
-
-
-@pytest.mark.parametrize("channels", [(1, 8), (8, 8), (12, 8)])
-def test_an_elan_block_has_a_residual_of_its_input(channels: tuple[int, int]) -> None:
-    """With the fusion switched off the block is ReLU of its shortcut."""
-    torch.manual_seed(0)
-    block = randomize_norms(ELANResBlock(*channels)).eval()
-    nn.init.zeros_(block.fuse.norm.weight)
-    nn.init.zeros_(block.fuse.norm.bias)
-    x = torch.randn(1, channels[0], 3, 4, 5)
-    identity = channels[0] == channels[1]
-    assert isinstance(block.shortcut, nn.Identity) == identity
-    with torch.no_grad():
-        shortcut = x if identity else block.shortcut.norm(block.shortcut.conv(x))
-        torch.testing.assert_close(block(x), F.relu(shortcut))
-
-
-def test_an_elan_block_chains_its_units_and_joins_all_four_paths() -> None:
-    torch.manual_seed(0)
-    block = randomize_norms(ELANResBlock(4, 6)).eval()
-
-    def unit(u: RepUnit, x: Tensor) -> Tensor:
-        first, second = (branch.norm(branch.conv(x)) for branch in u.branches)
-        return F.relu(u.fuse.norm(u.fuse.conv(torch.cat([first, second], dim=1))))
-
-    x = torch.randn(1, 4, 4, 5, 6)
-    with torch.no_grad():
-        a = F.relu(block.split_a.norm(block.split_a.conv(x)))
-        b = F.relu(block.split_b.norm(block.split_b.conv(x)))
-        u = unit(block.unit_1, b)
-        v = unit(block.unit_2, u)
-        y = block.fuse.norm(block.fuse.conv(torch.cat([a, b, u, v], dim=1)))
-        expected = F.relu(y + block.shortcut.norm(block.shortcut.conv(x)))
-        assert_same(expected, block(x), 1e-6)
-
-
-@pytest.mark.parametrize("name", ["unet3d", ELANRES])
-def test_each_level_starts_with_the_maximum_of_the_one_above(name: str) -> None:
-    network = randomize_norms(small(name)).eval()
-    above = network.attentions[0] if name == ELANRES else network.encoders[0]
-    seen = {}
-    above.register_forward_hook(lambda module, inputs, output: seen.update(above=output))
-    network.encoders[1].register_forward_pre_hook(
-        lambda module, inputs: seen.update(below=inputs[0])
-    )
-    with torch.no_grad():
-        network(torch.rand(1, 1, *smallest(network)))
-    assert torch.equal(seen["below"], F.max_pool3d(seen["above"], 2))
-
-
-# ELANRes-MSCA-UNet
-
-
-@pytest.mark.parametrize("head_scale", [(1, 1, 1), (1, 2, 2)])
-def test_the_head_scale_is_a_trilinear_upsampling(head_scale: tuple[int, int, int]) -> None:
-    plain = randomize_norms(small(ELANRES, head_scale=(1, 1, 1))).eval()
-    scaled = small(ELANRES, head_scale=head_scale).eval()
-    scaled.load_state_dict(plain.state_dict())
-    image = torch.rand(1, 1, 16, 16, 32)
-    with torch.no_grad():
-        logits = scaled(image)
-        expected = F.interpolate(plain(image), scale_factor=head_scale, mode="trilinear")
-    torch.testing.assert_close(logits, expected)
-
-
-def test_heads_come_finest_first() -> None:
-    network = small(ELANRES)
-    for level, head in enumerate(network.heads):
-        nn.init.zeros_(head.weight)
-        nn.init.constant_(head.bias, level)
-    heads = network(torch.rand(2, 1, 16, 16, 32))["heads"]
-    assert [head.unique().tolist() for head in heads] == [[0], [1], [2], [3]]
-    assert [head.in_channels for head in network.heads] == [4, 8, 16, 32]
-
-
-def test_an_unknown_block_is_answered_with_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"triple.*double.*elanres"):
-        small(ELANRES, block="triple")
-
-
-@pytest.mark.parametrize(
-    ("channels", "count"), [(64, 55_552), (128, 201_216), (256, 762_880), (512, 2_967_552)]
-)
-def test_msca_has_11_c_squared_and_164_c_parameters(channels: int, count: int) -> None:
-    with torch.device("meta"):
-        assert parameters(MSCA(channels)) == count == 11 * channels**2 + 164 * channels
-
-
-def test_msca_is_the_formula_of_segnext_on_one_slice() -> None:
-    """nets3d.md 1.1: strips start from the 5x5 output, attention multiplies q, z is a shortcut."""
-    torch.manual_seed(0)
-    m = randomize_norms(MSCA(3)).double().eval()
-    for scale in (m.scale_1, m.scale_2):
-        nn.init.uniform_(scale, 0.5, 1.5)
-    y = torch.randn(1, 3, 24, 23, dtype=torch.float64)
-
-    def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-        rows, columns = conv.kernel_size
-        padded = F.pad(x, (columns // 2, columns // 2, rows // 2, rows // 2))
-        return F.conv2d(padded, conv.weight, conv.bias, groups=x.shape[1])
-
-    with torch.no_grad():
-        expected = y
-        z = m.norm_1(expected)
-        q = F.gelu(m.project_in(z))
-        t = depthwise(m.square, q)
-        strips = [depthwise(down, depthwise(across, t)) for across, down in m.strips]
-        kernels = [(across.kernel_size, down.kernel_size) for across, down in m.strips]
-        g = m.mix(t + strips[0] + strips[1] + strips[2]) * q
-        expected = expected + m.scale_1 * (m.project_out(g) + z)
-        wide, mixing, _, narrow = m.mlp
-        inner = F.gelu(depthwise(mixing, wide(m.norm_2(expected))))
-        expected = expected + m.scale_2 * narrow(inner)
-        assert_same(expected[:, :, None], m(y[:, :, None]), 1e-12)
-    assert kernels == [((1, k), (k, 1)) for k in (7, 11, 21)]
-
-
-def test_msca_does_not_mix_slices() -> None:
-    torch.manual_seed(0)
-    attention = randomize_norms(MSCA(6)).double().eval()
-    nn.init.ones_(attention.scale_1)
-    nn.init.ones_(attention.scale_2)
-    x = torch.randn(2, 6, 5, 12, 9, dtype=torch.float64)
-    with torch.no_grad():
-        whole = attention(x)
-        slices = torch.cat([attention(x[:, :, z : z + 1]) for z in range(5)], dim=2)
-    assert_same(whole, slices, 1e-12)
-
-
-@pytest.mark.parametrize(("row", "column"), [(0, 10), (10, 0), (0, -10), (-10, 0)])
-def test_msca_reaches_ten_voxels_along_each_axis_of_the_plane(row: int, column: int) -> None:
-    """The longest strip has 21 taps; a change that far away arrives, in the same slice only."""
-    torch.manual_seed(0)
-    attention = randomize_norms(MSCA(2)).double().eval()
-    nn.init.zeros_(attention.mlp[-1].weight)
-    x = torch.randn(1, 2, 2, 25, 25, dtype=torch.float64)
-    changed = x.clone()
-    changed[0, :, 0, 12 + row, 12 + column] += 1
-    with torch.no_grad():
-        difference = (attention(changed) - attention(x)).abs()
-    assert difference[0, :, 0, 12, 12].max() > 0
-    assert difference[0, :, 1].max() == 0
-
-
-def test_without_attention_every_level_is_an_identity() -> None:
-    chosen = small(ELANRES, msca_levels=[2, 4]).attentions
-    assert [isinstance(part, MSCA) for part in chosen] == [False, False, True, False, True]
-
-
-def test_a_fresh_elanres_network_predicts_within_reason() -> None:
-    """Kaiming initialization keeps the first logits near 0, so that training can start."""
-    network = small(ELANRES, width=8)
-    heads = network(torch.rand(2, 1, 16, 32, 32))["heads"]
-    assert max(head.abs().max().item() for head in heads) < 20
-
-
-# 3D U-Net
-
-
-def test_dropout_acts_in_training_only() -> None:
-    network = small("unet3d", dropout=0.5)
-    image = torch.rand(1, 1, 16, 16, 16)
-    assert not torch.equal(network(image)["heads"][0], network(image)["heads"][0])
-    network.eval()
-    with torch.no_grad():
-        assert torch.equal(network(image), network(image))
-    drops = [module for module in network.modules() if isinstance(module, nn.Dropout3d)]
-    assert [drop.p for drop in drops] == [0.5] * 7
-
-
-def test_leaky_relu_has_torch_s_default_slope() -> None:
-    slopes = {m.negative_slope for m in small("unet3d").modules() if isinstance(m, nn.LeakyReLU)}
-    assert slopes == {0.01}
-
-
-def test_three_poolings_make_the_divisor_eight() -> None:
-    assert small("unet3d").divisor == 8
-    assert small("unet3d", channels=[4, 8]).divisor == 2
