@@ -15,7 +15,7 @@ LOG := $(VENV)/install.log
 CREATED := $(VENV)/.stamp-created
 ENGINE := $(VENV)/.stamp-engine
 TOOLS := $(VENV)/.stamp-tools
-EXTRAS := openvino,test,lint
+EXTRAS := openvino,train,test,lint
 SAMPLE := Testing/data/hcc006_arterial.nii.gz
 
 .PHONY: help demo test lint bench
