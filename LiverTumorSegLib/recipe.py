@@ -59,6 +59,82 @@ class LiverCrop:
 
 
 @dataclass(frozen=True)
+class FixedShape:
+    """Resample to this many voxels (z, y, x), the corner voxels kept."""
+
+    shape: Triple
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Resample to this voxel size, voxel edges kept; axes (z, y, x) with None stay as they are."""
+
+    spacing_mm: tuple[float | None, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """Resample the plane of slices whose pixels are outside a range of sizes, voxel edges kept.
+
+    Attributes:
+        smallest_mm: pixels at least this large ...
+        largest_mm: ... and at most this large stay as they are, others ...
+        target_mm: ... are resampled to this size.
+    """
+
+    smallest_mm: float
+    largest_mm: float
+    target_mm: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """HU clipped to a window, whose ends become those of `output`."""
+
+    clip_hu: tuple[float, float]
+    output: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the HU of liver and tumor voxels of the training cases."""
+
+    low_hu: float
+    high_hu: float
+    mean_hu: float
+    sd_hu: float
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """HU clipped to two percentiles, then minus the mean and divided by the standard deviation.
+
+    Attributes:
+        percentiles: lower and upper, 0 to 100.
+        statistics: the numbers to use, which the trainer measures on its training cases; None to
+            measure them on each volume, over all of its voxels.
+    """
+
+    percentiles: tuple[float, float]
+    statistics: Statistics | None
+
+
+@dataclass(frozen=True)
+class Clahe:
+    """Contrast limited adaptive histogram equalization of each slice, after the HU window.
+
+    Attributes:
+        tile_pixels: side of a tile.
+        clip_limit: share of a tile's pixels that one bin of its histogram may hold.
+        bins: of the histogram.
+    """
+
+    tile_pixels: int
+    clip_limit: float
+    bins: int
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """From HU to the network's grid, in this order; what is None or False is not done.
 
@@ -67,24 +143,54 @@ class Preprocessing:
         body_crop: crop to the body.
         liver_crop: crop to the liver (tumor stage).
         halve_in_plane: mean over 2x2 voxels of each slice.
-        z_spacing_mm: resample the slices to this distance, voxel edges kept.
-        clip_hu: HU window; its ends become 0 and 1.
-        shape: resample to this grid (z, y, x), corner voxels kept.
-        antialias: average over the coarser voxel where `shape` or `z_spacing_mm` reduces.
-        pad_multiple: every size is padded to a multiple of this ...
-        pad_minimum: ... and to at least this (z, y, x), with 0, the window's lower end.
+        resampling: to other voxels.
+        interpolation: of the CT; "area" is linear, averaged over the coarser voxel where the grid
+            becomes coarser; "cubic" is a spline of order 3.
+        label_interpolation: of training labels; "linear" interpolates each class and takes the
+            largest share.
+        resample_hu: resample before `intensity` rather than after it.
+        intensity: HU to network values. Air beyond the image becomes what the window's lower end
+            becomes.
+        clahe: equalize each slice.
+        pad_multiple: every size (z, y, x) is padded to a multiple of this ...
+        pad_minimum: ... and to at least this, with the value of the window's lower end.
     """
 
     orientation: str
     body_crop: BodyCrop | None
     liver_crop: LiverCrop | None
     halve_in_plane: bool
-    z_spacing_mm: float | None
-    clip_hu: tuple[float, float]
-    shape: Triple | None
-    antialias: bool
-    pad_multiple: int
+    resampling: FixedShape | Spacing | PixelRange | None
+    interpolation: Literal["linear", "area", "cubic"]
+    label_interpolation: Literal["nearest", "linear"]
+    resample_hu: bool
+    intensity: Window | ZScore
+    clahe: Clahe | None
+    pad_multiple: Triple
     pad_minimum: Triple
+
+
+@dataclass(frozen=True)
+class ControlPoints:
+    """Elastic change by 5x5x5 random displacements of at most `voxels`, interpolated between."""
+
+    voxels: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class SmoothedNoise:
+    """Elastic change by noise of -1 to 1 a voxel, smoothed by a Gaussian and multiplied.
+
+    Attributes:
+        alpha: range of the factor.
+        sigma_voxels: range of the Gaussian's standard deviation.
+        probability: of the change.
+    """
+
+    alpha: tuple[float, float]
+    sigma_voxels: tuple[float, float]
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -92,12 +198,17 @@ class Augmentation:
     """Random changes of a training sample. Ranges are uniform; 0 or (1, 1) switches one off.
 
     Attributes:
-        flips: axes of (z, y, x), each mirrored with probability 0.5.
-        rotation_degrees: largest angle about the z axis; about y and x half of it.
-        scale: range of a common factor of size.
+        flips: axes of (z, y, x), each mirrored on its own ...
+        flip_probability: ... with this probability.
+        rotation_degrees: largest angle about the (z, y, x) axis ...
+        rotation_probability: ... of the samples that are rotated.
+        scale: range of a common factor of size ...
+        scale_probability: ... of the samples that are scaled.
         stretch: range of a further factor for each axis.
-        shift: largest displacement, as a share of each axis.
-        elastic_voxels: largest displacement of a smooth random field.
+        crop: range of the share of each side in the plane that is kept, at a random place, and
+            enlarged to the whole window.
+        shift: largest displacement, as a share of each axis of the window.
+        elastic: smooth random displacement.
         contrast: range of a factor on the window.
         brightness_hu: largest shift of all voxels.
         liver_contrast_hu: largest shift of the liver alone (contrast phase).
@@ -106,11 +217,15 @@ class Augmentation:
     """
 
     flips: tuple[int, ...]
-    rotation_degrees: float
+    flip_probability: float
+    rotation_degrees: tuple[float, float, float]
+    rotation_probability: float
     scale: tuple[float, float]
+    scale_probability: float
     stretch: tuple[float, float]
+    crop: tuple[float, float]
     shift: float
-    elastic_voxels: float
+    elastic: ControlPoints | SmoothedNoise | None
     contrast: tuple[float, float]
     brightness_hu: float
     liver_contrast_hu: float
@@ -119,7 +234,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class DeepSupervision:
+class AlphaSupervision:
     """loss = finest + alpha * (sum of the coarser); alpha decays every `period_epochs`."""
 
     alpha: float
@@ -128,76 +243,191 @@ class DeepSupervision:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Learning rate over the epochs.
+class PyramidSupervision:
+    """loss = sum over all outputs of W_i loss_i, W_i = 1 / (2^i `levels`) at size / 2^i."""
 
-    Attributes:
-        kind: "constant", "step" (times `factor` every `period_epochs`) or "cosine" (to 0).
-        period_epochs: of "step".
-        factor: of "step".
-        warmup_epochs: linear rise at the start.
-    """
+    levels: int
 
-    kind: Literal["constant", "step", "cosine"]
+
+@dataclass(frozen=True)
+class Constant:
+    """The learning rate stays."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The learning rate is multiplied by `factor` every `period_epochs`."""
+
     period_epochs: int
     factor: float
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """The learning rate rises linearly for `warmup_epochs`, then falls to 0 as half a cosine."""
+
     warmup_epochs: int
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Which window of a case a sample shows.
+class Poly:
+    """The learning rate is multiplied by (1 - epoch / epochs) ** `exponent`."""
+
+    exponent: float
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The learning rate is multiplied by `factor` whenever the monitored value has not improved.
 
     Attributes:
-        liver_share: probability that the window's slices lie within the liver's range ...
-        liver_margin_slices: ... widened by this many slices; else anywhere.
-        target_share: probability that the window is centered near a voxel of the target, if any.
+        patience_epochs: epochs without an improvement before each change.
+        factor: of the learning rate.
     """
 
+    patience_epochs: int
+    factor: float
+
+
+@dataclass(frozen=True)
+class WindowSampling:
+    """Which windows of the cases an epoch shows.
+
+    Attributes:
+        samples: how many windows ...
+        per: ... of each case, or in the whole epoch, dealt evenly over the cases.
+        liver_share: probability that the window's slices lie within the liver's range ...
+        liver_margin_slices: ... widened by this many slices; else anywhere.
+        in_plane: in the plane the window is in the center, or anywhere.
+        target_share: probability that the window is centered on a voxel of the target, if any;
+            where both liver and tumor are targets, one of them is drawn first.
+        target_by: draw a lesion first and then its voxel, or a voxel at once.
+        jitter: largest distance of that voxel from the center, as a share of the window.
+    """
+
+    samples: int
+    per: Literal["case", "epoch"]
     liver_share: float
     liver_margin_slices: int
+    in_plane: Literal["center", "random"]
     target_share: float
+    target_by: Literal["lesion", "voxel"]
+    jitter: float
+
+
+@dataclass(frozen=True)
+class SliceSampling:
+    """Every slice once an epoch.
+
+    Attributes:
+        liver_only: only slices that show the liver ...
+        other_share: ... and this share of the others, drawn anew each epoch.
+        class_ratios: how often the window is centered on a pixel of background, liver and tumor,
+            where the slice has them; None for the middle of the slice.
+    """
+
+    liver_only: bool
+    other_share: float
+    class_ratios: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which cases the paper tested on; `Training.train --fold paper` keeps to it.
+
+    Attributes:
+        data: the data set, in words.
+        test_numbers: first and last number, at the end of the case's name, that is tested on.
+        test_share: else the share of the patients that is tested on.
+        validation_share: share of the other patients that chooses the epoch.
+        folds: cross-validation in this many folds instead.
+    """
+
+    data: str
+    test_numbers: tuple[int, int] | None
+    test_share: float
+    validation_share: float
+    folds: int | None
 
 
 @dataclass(frozen=True)
 class Training:
-    """The training run. `loss` maps names of `Training.losses.LOSSES` to weights."""
+    """The training run. `loss` maps names of `Training.losses.LOSSES` to weights.
+
+    Attributes:
+        loss: weights of the losses that are added up.
+        deep_supervision: how a network's further outputs enter.
+        optimizer: Adam with torch's betas.
+        learning_rate: at the start.
+        weight_decay: L2 penalty as Adam has it.
+        schedule: of the learning rate.
+        epochs: at most.
+        batch_size: samples a step.
+        gradient_clip: largest norm of the gradient.
+        ema_decay: of the averaged weights that predict.
+        validate_every_epochs: on the held-out cases.
+        monitor: what chooses the best epoch: held-out Dice (of the tumor, where both are targets)
+            of whole volumes, or held-out loss.
+        early_stop_epochs: stop after so many epochs without a better one.
+        sampling: what an epoch shows.
+        augmentation: random changes.
+        split: of the paper.
+    """
 
     loss: dict[str, float]
-    deep_supervision: DeepSupervision | None
+    deep_supervision: AlphaSupervision | PyramidSupervision | None
     optimizer: Literal["adam"]
     learning_rate: float
     weight_decay: float
-    schedule: Schedule
+    schedule: Constant | Step | Cosine | Poly | Plateau
     epochs: int
-    samples_per_case: int
     batch_size: int
     gradient_clip: float | None
     ema_decay: float | None
     validate_every_epochs: int
+    monitor: Literal["dice", "loss"]
     early_stop_epochs: int | None
-    sampling: Sampling
+    sampling: WindowSampling | SliceSampling
     augmentation: Augmentation
+    split: Split
+
+
+@dataclass(frozen=True)
+class Prepass:
+    """Look at every n-th slice first, and then only near those that show the liver.
+
+    Attributes:
+        every_slices: n.
+        margin_slices: how far beyond the first and last of them the liver is looked for.
+    """
+
+    every_slices: int
+    margin_slices: int
 
 
 @dataclass(frozen=True)
 class Inference:
-    """From windows to a mask.
+    """From windows to masks.
 
     Attributes:
+        activation: of the logits: "sigmoid", one channel for each target (the liver includes its
+            tumors), or "softmax" over background, liver and tumor, of which the largest wins.
         overlap: share of a window that the next one covers again.
         blend: weights of overlapping windows.
-        threshold: probability from which a voxel is foreground.
+        threshold: probability from which a voxel is foreground, after a sigmoid.
         flips: axes of (z, y, x) that the slower, flip-averaged mode mirrors.
-        largest_component: keep the largest 26-connected component only.
-        fill_holes: fill cavities.
-        min_lesion_mm3: drop smaller components of the tumor mask.
+        prepass: skip slices far from the liver, for networks of slices.
+        largest_component: keep the largest 26-connected component of the liver only.
+        fill_holes: fill cavities of the liver.
+        min_lesion_mm3: drop smaller components of the tumor.
     """
 
+    activation: Literal["sigmoid", "softmax"]
     overlap: float
     blend: Literal["gaussian", "uniform"]
     threshold: float
     flips: tuple[int, ...]
+    prepass: Prepass | None
     largest_component: bool
     fill_holes: bool
     min_lesion_mm3: float
@@ -210,9 +440,10 @@ class Recipe:
     Attributes:
         name: unique; also the default name of its weights.
         paper: where the system comes from.
-        target: what the mask means.
+        target: what is segmented; "both" is the liver (with its tumors) and the tumor at once.
         network: the network and its arguments.
-        patch: the window (z, y, x) that the network sees; None for the whole prepared grid.
+        patch: the window (z, y, x) that the network sees, one slice deep for networks of slices;
+            None for the whole prepared grid.
         preprocessing: HU to network input.
         training: how the weights were made.
         inference: network output to mask.
@@ -220,7 +451,7 @@ class Recipe:
 
     name: str
     paper: Paper
-    target: Literal["liver", "tumor"]
+    target: Literal["liver", "tumor", "both"]
     network: Network
     patch: Triple | None
     preprocessing: Preprocessing
@@ -230,6 +461,11 @@ class Recipe:
     def to_json(self) -> str:
         """The recipe as JSON; `from_json` gives an equal recipe back."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What is segmented: "liver", "tumor" or, in this order, both."""
+        return ("liver", "tumor") if self.target == "both" else (self.target,)
 
     @staticmethod
     def from_json(text: str) -> Recipe:
@@ -283,7 +519,7 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return typing.cast(T, None)
-        return typing.cast(T, from_plain(arguments[0], value, where))
+        return typing.cast(T, from_plain(_member(arguments, value), value, where))
     if origin is tuple and isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) == len(value):
@@ -315,6 +551,18 @@ def _dataclass_from_plain(kind: type[T], value: Any, where: str) -> T:
         raise ValueError(f"{where}: missing fields {missing}, unknown fields {unknown}.")
     hints = typing.get_type_hints(kind)
     return kind(**{name: from_plain(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _member(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The dataclass of a union whose fields the value has most nearly, else its first type."""
+    if not isinstance(value, dict):
+        return kinds[0]
+
+    def likeness(kind: Any) -> tuple[int, int]:
+        names = {field.name for field in dataclasses.fields(kind)}
+        return -len(names ^ set(value)), len(names & set(value))
+
+    return max(filter(dataclasses.is_dataclass, kinds), key=likeness, default=kinds[0])
 
 
 def _words(kind: Any) -> str:

@@ -1,0 +1,55 @@
+"""Values that the recipes of several papers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from LiverTumorSegLib.recipe import Augmentation, Split, WindowSampling
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a paper prints for a recipe; nothing here was measured by this project.
+
+    Attributes:
+        data: on which cases.
+        figures: name, with its unit, to mean value.
+    """
+
+    data: str
+    figures: dict[str, float]
+
+
+NO_AUGMENTATION = Augmentation(
+    flips=(),
+    flip_probability=0.5,
+    rotation_degrees=(0.0, 0.0, 0.0),
+    rotation_probability=1.0,
+    scale=(1.0, 1.0),
+    scale_probability=1.0,
+    stretch=(1.0, 1.0),
+    crop=(1.0, 1.0),
+    shift=0.0,
+    elastic=None,
+    contrast=(1.0, 1.0),
+    brightness_hu=0.0,
+    liver_contrast_hu=0.0,
+    noise_hu=0.0,
+    blur_voxels=0.0,
+)
+WHOLE_GRID = WindowSampling(
+    samples=1,
+    per="case",
+    liver_share=0.0,
+    liver_margin_slices=0,
+    in_plane="center",
+    target_share=0.0,
+    target_by="lesion",
+    jitter=0.0,
+)
+# Cases 27 to 46 of LiTS are tested on; a part of the other 111 chooses the epoch.
+LITS_27_46 = Split(
+    data="LiTS", test_numbers=(27, 46), test_share=0.0, validation_share=0.2, folds=None
+)
+# The widths of its paper.
+UNET_PLUS_PLUS = {"features": [32, 64, 128, 256, 512, 32]}
