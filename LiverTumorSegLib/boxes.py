@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from LiverTumorSegLib.recipe import BodyCrop, LiverCrop
+from LiverTumorSegLib.recipe import BodyCrop, LiverCrop, Preprocessing
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def region(hu: np.ndarray, liver: np.ndarray | None, recipe: Preprocessing) -> Box:
+    """The box of the oriented CT that is prepared; may reach one voxel beyond it, to be even."""
+    box: Box = tuple((0, size) for size in hu.shape)  # type: ignore[assignment]
+    if recipe.body_crop:
+        box = body_box(hu, recipe.body_crop)
+    if recipe.liver_crop and liver is not None:
+        box = liver_box(liver, recipe.liver_crop, anchor=box)
+    return (box[0], even(box[1]), even(box[2])) if recipe.halve_in_plane else box
 
 
 def crop(array: np.ndarray, box: Box, fill: float | bool) -> np.ndarray:

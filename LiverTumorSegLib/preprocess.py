@@ -1,18 +1,20 @@
-"""From a CT to the network's grid and exactly back: the one path of training and inference."""
+"""From a CT to the grid and the values of the network: the one path of training and inference."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
-from LiverTumorSegLib.boxes import Box, body_box, crop, even, liver_box
+from LiverTumorSegLib.boxes import Box, crop, region
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.recipe import Preprocessing, Triple
-from LiverTumorSegLib.resample import linear_weights, nearest, resample
+from LiverTumorSegLib.intensity import Scale, equalize_slices, to_network_values
+from LiverTumorSegLib.recipe import FixedShape, PixelRange, Preprocessing, Triple
+from LiverTumorSegLib.resample import halve_in_plane, largest_share, nearest, resample
 from LiverTumorSegLib.volume import AIR_HU, Volume
 
 
@@ -44,16 +46,18 @@ class Prepared:
     """A CT on the network's grid, not padded yet.
 
     Attributes:
-        image: float32 (z, y, x), the HU window as 0 to 1.
+        image: float32 (z, y, x), network values.
         liver_distance_mm: distance to the liver, 0 inside; None without a liver crop.
         spacing_mm: distance of the prepared voxels along (z, y, x).
         grid: the way back.
+        scale: what the network values mean.
     """
 
     image: np.ndarray
     liver_distance_mm: np.ndarray | None
     spacing_mm: tuple[float, float, float]
     grid: Grid
+    scale: Scale
 
 
 def prepare(volume: Volume, recipe: Preprocessing, liver: np.ndarray | None = None) -> Prepared:
@@ -65,160 +69,92 @@ def prepare(volume: Volume, recipe: Preprocessing, liver: np.ndarray | None = No
         liver: bool (z, y, x) on the CT's grid; needed where the recipe has a liver crop.
 
     Raises:
-        ValueError: a liver crop without a liver.
+        ValueError: a liver crop without a liver, or CLAHE of values that are not 0 to 1.
     """
+    if recipe.liver_crop and (liver is None or not liver.any()):
+        raise ValueError("This recipe crops to the liver and needs a liver mask with voxels.")
     axes, flips = orient_axes(volume.geometry, recipe.orientation)
-    oriented = orient(volume.hu, axes, flips)
-    spacing = [volume.geometry.spacing_mm[axis] for axis in axes]
-    box: Box = tuple((0, size) for size in oriented.shape)  # type: ignore[assignment]
-    if recipe.body_crop:
-        box = body_box(oriented, recipe.body_crop)
-    oriented_liver = None
-    if recipe.liver_crop:
-        if liver is None or not liver.any():
-            raise ValueError("This recipe crops to the liver and needs a liver mask with voxels.")
-        oriented_liver = orient(liver, axes, flips)
-        box = liver_box(oriented_liver, recipe.liver_crop, anchor=box)
-    if recipe.halve_in_plane:
-        box = (box[0], even(box[1]), even(box[2]))
+    hu = orient(volume.hu, axes, flips)
+    if liver is not None:
+        liver = orient(liver, axes, flips)
+    z_mm, y_mm, x_mm = (volume.geometry.spacing_mm[axis] for axis in axes)
+    spacing_mm = z_mm, y_mm, x_mm
 
-    image = crop(oriented, box, fill=AIR_HU).astype(np.float32, copy=False)
-    cropped_shape = image.shape
+    box = region(hu, liver, recipe)
+    image = crop(hu, box, fill=AIR_HU).astype(np.float32, copy=False)
     if recipe.halve_in_plane:
         image = halve_in_plane(image)
-    shape = network_shape(image.shape, recipe, spacing[0])
-    low, high = recipe.clip_hu
-    if recipe.shape is None:
-        image = resample(image, shape, align_corners=False, antialias=recipe.antialias)
-    image = (np.clip(image, low, high) - np.float32(low)) / np.float32(high - low)
-    if recipe.shape is not None:
-        image = resample(image, shape, align_corners=True, antialias=recipe.antialias)
-
-    corners = 0 if recipe.shape is None else 1
-    spacing_mm = tuple(
-        mm * (before - corners) / max(after - corners, 1)
-        for mm, before, after in zip(spacing, cropped_shape, shape, strict=True)
-    )
-    distance = None
-    if oriented_liver is not None:
-        mask = reduce_mask(crop(oriented_liver, box, fill=False), shape, recipe)
-        distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm).astype(np.float32)
+        y_mm, x_mm = 2 * y_mm, 2 * x_mm
+    shape = network_shape(image.shape, recipe, (z_mm, y_mm, x_mm))
     grid = Grid(
         axes=axes,
         flips=flips,
-        oriented_shape=oriented.shape,
+        oriented_shape=hu.shape,
         box=box,
         shape=shape,
         padding=network_padding(shape, recipe),
-        align_corners=recipe.shape is not None,
+        align_corners=isinstance(recipe.resampling, FixedShape),
     )
-    return Prepared(image, distance, spacing_mm, grid)
+
+    if recipe.resample_hu:
+        image = resample(image, shape, recipe.interpolation, align_corners=grid.align_corners)
+    image, scale = to_network_values(image, recipe.intensity)
+    if not recipe.resample_hu:
+        image = resample(image, shape, recipe.interpolation, align_corners=grid.align_corners)
+    if recipe.clahe:
+        image = equalize_slices(image, recipe.clahe)
+
+    spacing_mm = prepared_spacing(spacing_mm, grid)
+    distance = None
+    if liver is not None and recipe.liver_crop:
+        mask = reduce_mask(crop(liver, box, fill=False), grid, halved=recipe.halve_in_plane)
+        distance = ndimage.distance_transform_edt(~mask, sampling=spacing_mm).astype(np.float32)
+    return Prepared(image, distance, spacing_mm, grid, scale)
 
 
 def network_input(prepared: Prepared, mask_mm: float | None) -> np.ndarray:
-    """The array that the network sees: far voxels blanked, then padded, all with 0.
+    """The array that the network sees: far voxels blanked, then padded, all with `scale.low`.
 
     Args:
         prepared: from `prepare`.
-        mask_mm: voxels farther than this from the liver become 0; None to keep all.
+        mask_mm: voxels farther than this from the liver are blanked; None to keep all.
+
+    Returns:
+        float32 (z, y, x); the prepared image itself where there is nothing to do.
     """
-    image = blank_far(prepared.image, prepared.liver_distance_mm, mask_mm)
-    return np.pad(image, prepared.grid.padding)
+    low = prepared.scale.low
+    image = blank_far(prepared.image, prepared.liver_distance_mm, mask_mm, low)
+    padding = prepared.grid.padding
+    return np.pad(image, padding, constant_values=low) if any(map(any, padding)) else image
 
 
 def blank_far(
-    image: np.ndarray, liver_distance_mm: np.ndarray | None, mask_mm: float | None
+    image: np.ndarray, liver_distance_mm: np.ndarray | None, mask_mm: float | None, low: float
 ) -> np.ndarray:
-    """A copy with voxels farther than `mask_mm` from the liver set to 0, if both are given."""
+    """A copy with voxels farther than `mask_mm` from the liver set to `low`, if both are given."""
     if liver_distance_mm is None or mask_mm is None:
         return image
-    return np.where(liver_distance_mm <= mask_mm, image, np.float32(0))
+    return np.where(liver_distance_mm <= mask_mm, image, np.float32(low))
 
 
-def prepare_labels(labels: np.ndarray, grid: Grid, output_scale: Triple) -> np.ndarray:
+def prepare_labels(
+    labels: np.ndarray,
+    grid: Grid,
+    output_scale: Triple,
+    interpolation: Literal["nearest", "linear"],
+) -> np.ndarray:
     """Labels of the CT on the grid of the network's output, before padding.
 
     Args:
-        labels: integer or bool (z, y, x) on the CT's grid.
+        labels: unsigned integer or bool (z, y, x) on the CT's grid.
         grid: of the prepared CT.
         output_scale: upsampling (z, y, x) of the network's output over its input.
+        interpolation: the nearest voxel's label, or the class with the largest linear share.
     """
     cropped = crop(orient(labels, grid.axes, grid.flips), grid.box, fill=0)
     shape = [size * scale for size, scale in zip(grid.shape, output_scale, strict=True)]
-    return nearest(cropped, shape, align_corners=grid.align_corners)
-
-
-def restore_mask(
-    probability: np.ndarray, grid: Grid, threshold: float, image_shape: Triple
-) -> np.ndarray:
-    """Bring a network output back to the CT's grid and apply the threshold.
-
-    Probabilities are interpolated slice by slice, so that memory stays near the mask's size.
-
-    Args:
-        probability: float32 (z, y, x) on the padded grid or a whole multiple of it.
-        grid: of the prepared CT.
-        threshold: probability from which a voxel is foreground.
-        image_shape: shape of the CT.
-
-    Returns:
-        bool (z, y, x) of `image_shape`.
-    """
-    slices = restored_slices(probability, grid)
-    box_shape = [stop - start for start, stop in grid.box]
-    inside = np.empty(box_shape, dtype=bool)
-    for z, values in enumerate(slices):
-        inside[z] = values >= threshold
-    return paste(inside, grid, image_shape)
-
-
-def restore_probability(probability: np.ndarray, grid: Grid, image_shape: Triple) -> np.ndarray:
-    """Bring a network output back to the CT's grid as float16 probabilities."""
-    slices = [values.astype(np.float16) for values in restored_slices(probability, grid)]
-    return paste(np.stack(slices), grid, image_shape)
-
-
-def restored_slices(probability: np.ndarray, grid: Grid) -> Iterator[np.ndarray]:
-    """Yield, for each slice of the crop box, the interpolated float32 (y, x) probabilities."""
-    inner = unpad(probability, grid)
-    box_shape = [stop - start for start, stop in grid.box]
-    z_weights, y_weights, x_weights = (
-        None if before == after else linear_weights(before, after, align_corners=grid.align_corners)
-        for before, after in zip(inner.shape, box_shape, strict=True)
-    )
-    for z in range(box_shape[0]):
-        if z_weights is None:
-            values = inner[z]
-        else:
-            used = np.flatnonzero(z_weights[z])
-            values = np.tensordot(z_weights[z, used], inner[used], axes=1)
-        if y_weights is not None:
-            values = y_weights @ values
-        if x_weights is not None:
-            values = values @ x_weights.T
-        yield values
-
-
-def unpad(output: np.ndarray, grid: Grid) -> np.ndarray:
-    """Cut the padding off a network output on the padded grid or a whole multiple of it."""
-    window = []
-    for size, padding, length in zip(output.shape, grid.padding, grid.shape, strict=True):
-        scale = size // (length + sum(padding))
-        window.append(slice(padding[0] * scale, (padding[0] + length) * scale))
-    return output[tuple(window)]
-
-
-def paste(inside: np.ndarray, grid: Grid, image_shape: Triple) -> np.ndarray:
-    """Put the values of the crop box into zeros of the CT's shape, in the CT's orientation."""
-    result = np.zeros(image_shape, dtype=inside.dtype)
-    oriented = orient(result, grid.axes, grid.flips)
-    target, source = [], []
-    for (start, stop), size in zip(grid.box, grid.oriented_shape, strict=True):
-        low, high = max(start, 0), min(stop, size)
-        target.append(slice(low, high))
-        source.append(slice(low - start, high - start))
-    oriented[tuple(target)] = inside[tuple(source)]
-    return result
+    reduce = nearest if interpolation == "nearest" else largest_share
+    return reduce(cropped, shape, align_corners=grid.align_corners)
 
 
 def orient_axes(geometry: Geometry, orientation: str) -> tuple[Triple, tuple[int, ...]]:
@@ -252,21 +188,43 @@ def orient(array: np.ndarray, axes: Triple, flips: tuple[int, ...]) -> np.ndarra
     return np.flip(array.transpose(axes), flips)
 
 
-def halve_in_plane(image: np.ndarray) -> np.ndarray:
-    """Mean over 2x2 voxels of each slice of a (z, y, x) array with even y and x sizes."""
-    quarter = image[:, 0::2, 0::2] + image[:, 0::2, 1::2]
-    quarter += image[:, 1::2, 0::2]
-    quarter += image[:, 1::2, 1::2]
-    return quarter * np.float32(0.25)
+def network_shape(
+    shape: Sequence[int], recipe: Preprocessing, spacing_mm: tuple[float, float, float]
+) -> Triple:
+    """Shape of the prepared array, before padding.
+
+    Args:
+        shape: (z, y, x) before resampling, after crops and halving.
+        recipe: what to do.
+        spacing_mm: of that grid, along (z, y, x).
+    """
+    resampling = recipe.resampling
+    if isinstance(resampling, FixedShape):
+        return resampling.shape
+    wanted_mm: tuple[float | None, ...] = (None, None, None)
+    if isinstance(resampling, PixelRange):
+        # Rounded, since a NIfTI file keeps 1.1 mm as 1.10000002.
+        smallest, largest = resampling.smallest_mm, resampling.largest_mm
+        if not all(smallest <= round(mm, 4) <= largest for mm in spacing_mm[1:]):
+            wanted_mm = (None, resampling.target_mm, resampling.target_mm)
+    elif resampling is not None:
+        wanted_mm = resampling.spacing_mm
+    z, y, x = (
+        size if wanted is None else max(1, round(size * mm / wanted))
+        for size, mm, wanted in zip(shape, spacing_mm, wanted_mm, strict=True)
+    )
+    return z, y, x
 
 
-def network_shape(shape: Sequence[int], recipe: Preprocessing, z_spacing_mm: float) -> Triple:
-    """Shape of the prepared array, before padding."""
-    if recipe.shape is not None:
-        return recipe.shape
-    z, y, x = shape
-    if recipe.z_spacing_mm is not None:
-        z = max(1, round(z * z_spacing_mm / recipe.z_spacing_mm))
+def prepared_spacing(
+    spacing_mm: tuple[float, float, float], grid: Grid
+) -> tuple[float, float, float]:
+    """Distance of the prepared voxels along (z, y, x), from that of the oriented CT's."""
+    corners = int(grid.align_corners)
+    z, y, x = (
+        mm * (stop - start - corners) / max(size - corners, 1)
+        for mm, (start, stop), size in zip(spacing_mm, grid.box, grid.shape, strict=True)
+    )
     return z, y, x
 
 
@@ -284,18 +242,20 @@ def network_padding(
 def padded_shape(shape: Triple, recipe: Preprocessing) -> Triple:
     """The smallest sizes from `shape` on that the network takes."""
     z, y, x = (
-        -(-max(size, minimum) // recipe.pad_multiple) * recipe.pad_multiple
-        for size, minimum in zip(shape, recipe.pad_minimum, strict=True)
+        -(-max(size, minimum) // multiple) * multiple
+        for size, minimum, multiple in zip(
+            shape, recipe.pad_minimum, recipe.pad_multiple, strict=True
+        )
     )
     return z, y, x
 
 
-def reduce_mask(mask: np.ndarray, shape: Triple, recipe: Preprocessing) -> np.ndarray:
+def reduce_mask(mask: np.ndarray, grid: Grid, *, halved: bool) -> np.ndarray:
     """A bool mask of the crop box on the prepared grid; a 2x2 block counts from half on.
 
     A liver too small to leave a voxel gives a full mask: nothing is then blanked.
     """
-    if recipe.halve_in_plane:
+    if halved:
         mask = halve_in_plane(mask.astype(np.float32)) >= 0.5
-    reduced = nearest(mask, shape, align_corners=recipe.shape is not None)
+    reduced = nearest(mask, grid.shape, align_corners=grid.align_corners)
     return reduced if reduced.any() else np.ones_like(reduced)

@@ -1,10 +1,14 @@
-"""Linear resampling along each axis, as matrix products: fast, exact, the same everywhere."""
+"""Resampling along each axis, as matrix products: fast, exact, the same everywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from scipy import ndimage
+
+Interpolation = Literal["linear", "area", "cubic"]
 
 
 def linear_weights(
@@ -37,6 +41,26 @@ def linear_weights(
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def cubic_weights(size_in: int, size_out: int, *, align_corners: bool) -> np.ndarray:
+    """The matrix of a spline of order 3 along one axis; arguments as for `linear_weights`.
+
+    A spline is linear in its samples: the columns are what becomes of single samples. Beyond its
+    ends the axis goes on with its outer values (scipy's "nearest"; nnU-Net's "edge"). So a volume
+    that ends in tissue does not ring there, as it would against zeros, and constants stay.
+
+    Returns:
+        (size_out, size_in) float32; rows sum to 1, but have negative weights.
+    """
+    columns = ndimage.zoom(
+        np.eye(size_in),
+        (size_out / size_in, 1),
+        order=3,
+        mode="nearest",
+        grid_mode=not align_corners,
+    )
+    return columns.astype(np.float32)
+
+
 def apply_weights(volume: np.ndarray, weights: Sequence[np.ndarray | None]) -> np.ndarray:
     """Resample each axis of a (z, y, x) volume by its matrix; None leaves an axis alone."""
     for axis, matrix in enumerate(weights):
@@ -47,16 +71,48 @@ def apply_weights(volume: np.ndarray, weights: Sequence[np.ndarray | None]) -> n
 
 
 def resample(
-    volume: np.ndarray, shape: Sequence[int], *, align_corners: bool, antialias: bool = False
+    volume: np.ndarray, shape: Sequence[int], interpolation: Interpolation, *, align_corners: bool
 ) -> np.ndarray:
-    """Resample a float32 (z, y, x) volume linearly to a shape; see `linear_weights`."""
-    weights = [
-        None
-        if size_in == size_out
-        else linear_weights(size_in, size_out, align_corners=align_corners, antialias=antialias)
-        for size_in, size_out in zip(volume.shape, shape, strict=True)
-    ]
-    return np.ascontiguousarray(apply_weights(volume, weights))
+    """Resample a volume to a shape; the volume itself if it has that shape.
+
+    Args:
+        volume: float32 (z, y, x).
+        shape: wanted (z, y, x).
+        interpolation: "linear"; "area", which is linear but averages over the coarser voxel where
+            an axis gets fewer; or "cubic", cut to the range of the volume's values.
+        align_corners: see `linear_weights`.
+
+    Returns:
+        float32 (z, y, x) of that shape.
+    """
+    if volume.shape == tuple(shape):
+        return volume
+    # Mirrored axes would keep the products from the fast library.
+    volume = np.ascontiguousarray(volume)
+    weights: list[np.ndarray | None] = []
+    for size_in, size_out in zip(volume.shape, shape, strict=True):
+        if size_in == size_out:
+            weights.append(None)
+        elif interpolation == "cubic":
+            weights.append(cubic_weights(size_in, size_out, align_corners=align_corners))
+        else:
+            antialias = interpolation == "area"
+            weights.append(
+                linear_weights(size_in, size_out, align_corners=align_corners, antialias=antialias)
+            )
+    result = np.ascontiguousarray(apply_weights(volume, weights))
+    if interpolation == "cubic":
+        np.clip(result, volume.min(), volume.max(), out=result)
+    return result
+
+
+def halve_in_plane(image: np.ndarray) -> np.ndarray:
+    """Mean over 2x2 voxels of each slice of a (z, y, x) array with even y and x sizes."""
+    quarter = image[:, 0::2, 0::2] + image[:, 0::2, 1::2]
+    quarter += image[:, 1::2, 0::2]
+    quarter += image[:, 1::2, 1::2]
+    quarter *= np.float32(0.25)
+    return quarter
 
 
 def nearest(labels: np.ndarray, shape: Sequence[int], *, align_corners: bool) -> np.ndarray:
@@ -66,3 +122,23 @@ def nearest(labels: np.ndarray, shape: Sequence[int], *, align_corners: bool) ->
             weights = linear_weights(size_in, size_out, align_corners=align_corners)
             labels = labels.take(weights.argmax(axis=1), axis=axis)
     return np.ascontiguousarray(labels)
+
+
+def largest_share(labels: np.ndarray, shape: Sequence[int], *, align_corners: bool) -> np.ndarray:
+    """Resample labels (z, y, x) by interpolating each class linearly and taking the largest.
+
+    Where two are equal, as halfway between voxels, the higher class is taken: the tumor.
+
+    Args:
+        labels: unsigned integers or bool (z, y, x), few classes.
+        shape: wanted (z, y, x).
+        align_corners: see `linear_weights`.
+    """
+    result = np.zeros(shape, labels.dtype)
+    largest = np.zeros(shape, np.float32)
+    for label in range(int(labels.max()) + 1):
+        mask = (labels == label).astype(np.float32)
+        share = resample(mask, shape, "linear", align_corners=align_corners)
+        result[share >= largest] = label
+        np.maximum(largest, share, out=largest)
+    return result

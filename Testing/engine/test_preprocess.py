@@ -1,37 +1,52 @@
-"""Preprocessing: hand-made grids, all orientations, and both papers' steps written out again."""
+"""Preprocessing: hand-made grids, all orientations, and the papers' steps written out again."""
 
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from skimage import exposure, transform
+from torch.nn import functional as F
 
 from LiverTumorSegLib.boxes import body_box, crop, even, liver_box
 from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.intensity import equalize_slices, to_network_values
 from LiverTumorSegLib.preprocess import (
-    Prepared,
-    halve_in_plane,
+    Grid,
     network_input,
     network_padding,
+    network_shape,
     orient,
     orient_axes,
     padded_shape,
     prepare,
     prepare_labels,
-    restore_mask,
-    restore_probability,
-    unpad,
 )
-from LiverTumorSegLib.recipe import BodyCrop, LiverCrop, Preprocessing
-from LiverTumorSegLib.recipes import RECIPES, UNET3D
+from LiverTumorSegLib.recipe import (
+    BodyCrop,
+    Clahe,
+    FixedShape,
+    LiverCrop,
+    PixelRange,
+    Preprocessing,
+    Spacing,
+    Statistics,
+    Window,
+    ZScore,
+)
+from LiverTumorSegLib.recipes import RECIPES
+from LiverTumorSegLib.resample import halve_in_plane
+from LiverTumorSegLib.restore import restored_slices
 from LiverTumorSegLib.volume import Volume
 
 PLAIN = Preprocessing(
@@ -39,24 +54,62 @@ PLAIN = Preprocessing(
     body_crop=None,
     liver_crop=None,
     halve_in_plane=False,
-    z_spacing_mm=None,
-    clip_hu=(-200.0, 200.0),
-    shape=None,
-    antialias=False,
-    pad_multiple=1,
+    resampling=None,
+    interpolation="linear",
+    label_interpolation="nearest",
+    resample_hu=True,
+    intensity=Window(clip_hu=(-200.0, 200.0), output=(0.0, 1.0)),
+    clahe=None,
+    pad_multiple=(1, 1, 1),
     pad_minimum=(1, 1, 1),
 )
 BODY = BodyCrop(threshold_hu=-500.0, opening_voxels=2, margin_voxels=4)
 LIVER = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
-HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=4, pad_minimum=(4, 8, 8))
+HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=(4, 4, 4), pad_minimum=(4, 8, 8))
 PAPER_LIVER = RECIPES["elanres-msca-liver"].preprocessing
 PAPER_TUMOR = RECIPES["elanres-msca-tumor"].preprocessing
+
+torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
+
+# One of each kind of recipe, for phantoms of 5 x 32 x 35 voxels of 2.5 x 0.8 x 0.7 mm.
+CONFIGURATIONS = {
+    "window": PLAIN,
+    "halved body": replace(HALVED, body_crop=BODY),
+    "halved liver": replace(HALVED, body_crop=BODY, liver_crop=LIVER),
+    "fixed shape": replace(
+        PLAIN, orientation="RAS", resampling=FixedShape((7, 20, 24)), resample_hu=False
+    ),
+    "averaged fixed shape": replace(
+        PLAIN, resampling=FixedShape((3, 13, 15)), interpolation="area", resample_hu=False
+    ),
+    "averaged slices of the liver": replace(
+        HALVED, liver_crop=LIVER, resampling=Spacing((3.0, None, None)), interpolation="area"
+    ),
+    "pixel range": replace(
+        PLAIN,
+        resampling=PixelRange(smallest_mm=0.9, largest_mm=1.1, target_mm=1.0),
+        intensity=Window(clip_hu=(-200.0, 200.0), output=(-1.0, 1.0)),
+        pad_minimum=(1, 32, 32),
+    ),
+    "equalized": replace(
+        PLAIN, clahe=Clahe(tile_pixels=8, clip_limit=0.02, bins=128), pad_minimum=(1, 40, 40)
+    ),
+    "z-score, cubic": replace(
+        PLAIN,
+        resampling=Spacing((2.0, 1.5, 1.5)),
+        interpolation="cubic",
+        label_interpolation="linear",
+        resample_hu=False,
+        intensity=ZScore((0.5, 99.5), Statistics(-17.0, 201.0, 99.4, 39.36)),
+        pad_minimum=(8, 8, 8),
+    ),
+    "z-score of the volume": replace(PLAIN, intensity=ZScore((0.5, 99.5), None)),
+}
+EACH_CONFIGURATION = pytest.mark.parametrize("name", CONFIGURATIONS)
 
 ORIENTATIONS = list(
     itertools.product(itertools.permutations(range(3)), itertools.product([False, True], repeat=3))
 )
-SMALL_SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
-SPACINGS = st.tuples(*[st.sampled_from([0.5, 0.7, 1.0, 2.5, 5.0])] * 3)
 
 
 def volume_of(
@@ -110,12 +163,6 @@ def phantom(shape: tuple[int, int, int] = (12, 64, 70)) -> tuple[np.ndarray, np.
     return hu.astype(np.float32), liver
 
 
-def blank_output(prepared: Prepared, scale: tuple[int, int, int] = (1, 1, 1)) -> np.ndarray:
-    """A network output of 0 on the padded grid."""
-    padded = network_input(prepared, None).shape
-    return np.zeros([p * s for p, s in zip(padded, scale, strict=True)], np.float32)
-
-
 # By hand
 
 
@@ -134,16 +181,14 @@ def test_a_halved_window_by_hand() -> None:
     assert np.argwhere(padded).tolist() == [[1, 1, 1]]
 
 
-def test_the_window_s_ends_become_0_and_1() -> None:
-    hu = np.array([[[-1024, -100, 70, 240, 3000]]])
-    image = prepare(volume_of(hu), replace(PLAIN, clip_hu=(-100.0, 240.0))).image
-    assert image.tolist() == [[[0, 0, 0.5, 1, 1]]]
-
-
 def test_slices_are_resampled_between_their_outer_edges() -> None:
     """Three slices of 2 mm become six of 1 mm; the rows stay as they are."""
     hu = np.array([0.0, 100.0, -100.0]).reshape(3, 1, 1)
-    recipe = replace(PLAIN, z_spacing_mm=1.0, clip_hu=(0.0, 100.0))
+    recipe = replace(
+        PLAIN,
+        resampling=Spacing((1.0, None, None)),
+        intensity=Window(clip_hu=(0.0, 100.0), output=(0.0, 1.0)),
+    )
     prepared = prepare(volume_of(hu, (2.0, 0.8, 0.7)), recipe)
     assert prepared.image[:, 0, 0].tolist() == [0, 0.25, 0.75, 0.5, 0, 0]
     assert prepared.spacing_mm == (1.0, 0.8, 0.7)
@@ -151,18 +196,104 @@ def test_slices_are_resampled_between_their_outer_edges() -> None:
 
 
 def test_the_number_of_slices_is_never_zero() -> None:
-    prepared = prepare(volume_of(np.zeros((1, 2, 2)), (1.0, 1, 1)), replace(PLAIN, z_spacing_mm=5))
+    recipe = replace(PLAIN, resampling=Spacing((5.0, None, None)))
+    prepared = prepare(volume_of(np.zeros((1, 2, 2)), (1.0, 1, 1)), recipe)
     assert prepared.image.shape == (1, 2, 2)
     assert prepared.spacing_mm == (1.0, 1.0, 1.0)
 
 
-def test_the_window_comes_before_a_fixed_shape_and_after_new_slices() -> None:
-    """The liver paper clips, then resamples; slices are resampled in HU as the halving is."""
-    hu = np.array([-1000.0, 200.0, -1000.0]).reshape(3, 1, 1)
-    fixed = prepare(volume_of(hu), replace(PLAIN, shape=(5, 1, 1))).image
-    assert fixed[:, 0, 0].tolist() == [0, 0.5, 1, 0.5, 0]
-    slices = prepare(volume_of(hu, (2.0, 1, 1)), replace(PLAIN, z_spacing_mm=1.0)).image
-    np.testing.assert_allclose(slices[:, 0, 0], [0, 0, 0.25, 0.25, 0, 0], atol=1e-6)
+def test_a_target_spacing_gives_the_nearest_whole_number_of_voxels() -> None:
+    """The median LiTS volume on DPC-Net's grid: 195.1 x 207.0 x 207.0 voxels."""
+    recipe = replace(PLAIN, resampling=Spacing((2.47, 1.90, 1.90)))
+    assert network_shape((482, 512, 512), recipe, (1.0, 0.768, 0.768)) == (195, 207, 207)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"),
+    [
+        ((7.0, 0.75, 0.75), (3, 10, 12)),
+        ((7.0, 0.5, 0.5), (3, 10, 12)),
+        ((0.3, 1.1, 1.1), (3, 10, 12)),
+        ((5.0, float(np.float32(1.1)), float(np.float32(1.1))), (3, 10, 12)),
+        ((5.0, 0.49, 0.49), (3, 7, 8)),  # 6.5 and 7.8
+        ((0.3, 1.5, 1.5), (3, 20, 24)),
+        ((5.0, 0.8, 0.4), (3, 11, 6)),  # 10.7 and 6.4: one side out of range is enough
+    ],
+)
+def test_pixels_in_the_range_stay_and_others_take_the_target(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    recipe = replace(PLAIN, resampling=PixelRange(0.5, 1.1, 0.75))
+    volume = volume_of(noise((3, 10, 12)), spacing)
+    prepared = prepare(volume, recipe)
+    assert prepared.image.shape == prepared.grid.shape == shape
+    expected = np.multiply(spacing, (3, 10, 12)) / shape
+    np.testing.assert_allclose(prepared.spacing_mm, expected, rtol=1e-12)
+    if shape == volume.hu.shape:
+        assert np.array_equal(prepared.image, prepare(volume, PLAIN).image)
+
+
+def test_the_pixels_judged_are_those_after_halving() -> None:
+    recipe = replace(PLAIN, halve_in_plane=True)
+    volume = volume_of(noise((2, 8, 8)), (5.0, 0.75, 0.75))
+    for resampling, side in ((PixelRange(0.5, 1.1, 0.75), 8), (PixelRange(1.0, 2.2, 1.5), 4)):
+        prepared = prepare(volume, replace(recipe, resampling=resampling))
+        assert prepared.image.shape == (2, side, side)
+
+
+def test_a_halved_ct_is_not_brought_back_to_its_old_grid() -> None:
+    """A usual CT, through each recipe that halves: no resampling may undo it."""
+    halving = {n: r.preprocessing for n, r in RECIPES.items() if r.preprocessing.halve_in_plane}
+    assert len(halving) > 4
+    shapes = {n: network_shape((9, 256, 256), r, (3.0, 1.5, 1.5)) for n, r in halving.items()}
+    assert [name for name, shape in shapes.items() if shape[1:] != (256, 256)] == []
+
+
+@pytest.mark.parametrize(
+    ("resampling", "before", "after"),
+    [
+        (FixedShape((5, 1, 1)), [0, 0.375, 1, 0.375, 0], [0, 0.5, 1, 0.5, 0]),
+        (
+            Spacing((1.0, None, None)),
+            [0, 0.0625, 0.6875, 0.6875, 0.0625, 0],
+            [0, 0.25, 0.75, 0.75, 0.25, 0],
+        ),
+    ],
+)
+def test_the_window_comes_after_or_before_the_resampling(
+    resampling: FixedShape | Spacing, before: list[float], after: list[float]
+) -> None:
+    """Of HU, -300 counts in full; of network values, it is the window's lower end."""
+    hu = np.array([-300.0, 200.0, -300.0]).reshape(3, 1, 1)
+    for resample_hu, expected in ((True, before), (False, after)):
+        recipe = replace(PLAIN, resampling=resampling, resample_hu=resample_hu)
+        image = prepare(volume_of(hu, (2.0, 1, 1)), recipe).image
+        np.testing.assert_allclose(image[:, 0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("resample_hu", [True, False])
+def test_equalization_comes_last(resample_hu: bool) -> None:
+    """On the network's pixels, so that a tile covers the same number of them in every CT."""
+    clahe = Clahe(tile_pixels=8, clip_limit=0.05, bins=64)
+    recipe = replace(
+        PLAIN, resampling=PixelRange(0.5, 1.1, 0.75), clahe=None, resample_hu=resample_hu
+    )
+    volume = volume_of(noise((2, 21, 17)), (5.0, 1.5, 1.5))
+    plain = prepare(volume, recipe).image
+    equalized = prepare(volume, replace(recipe, clahe=clahe)).image
+    assert equalized.shape == (2, 42, 34)
+    assert np.array_equal(equalized, equalize_slices(plain, clahe))
+    assert np.abs(equalized - plain).max() > 0.05
+
+
+def test_equalization_of_another_range_is_refused() -> None:
+    recipe = replace(
+        PLAIN,
+        intensity=Window(clip_hu=(-200.0, 200.0), output=(-1.0, 1.0)),
+        clahe=Clahe(tile_pixels=64, clip_limit=0.01, bins=256),
+    )
+    with pytest.raises(ValueError, match="0 to 1"):
+        prepare(volume_of(noise((1, 9, 9))), recipe)
 
 
 def test_preparing_leaves_the_ct_alone() -> None:
@@ -184,6 +315,26 @@ def test_an_odd_interval_grows_at_its_end(
     interval: tuple[int, int], result: tuple[int, int]
 ) -> None:
     assert even(interval) == result
+
+
+@pytest.mark.parametrize(("order", "back"), [ORIENTATIONS[i] for i in (0, 3, 7, -1)])
+@pytest.mark.parametrize(
+    ("intensity", "volumes"),
+    [(PLAIN.intensity, 1.1), (ZScore(percentiles=(0.5, 99.5), statistics=None), 2.1)],
+)
+def test_a_volume_is_copied_no_more_than_needed(
+    intensity: Window | ZScore, volumes: float, order: tuple[int, ...], back: tuple[bool, ...]
+) -> None:
+    """512x512x400 float voxels take 400 MiB: one copy is the result, one sorts percentiles."""
+    volume = turned_volume(volume_of(noise((60, 64, 64))), order, back)
+    tracemalloc.start()
+    prepared = prepare(volume, replace(PLAIN, intensity=intensity))
+    image = network_input(prepared, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image is prepared.image
+    assert image.flags.c_contiguous
+    assert peak < volumes * volume.hu.nbytes
 
 
 def test_a_crop_beyond_the_array_is_filled() -> None:
@@ -212,24 +363,131 @@ def test_axes_of_an_lps_grid(orientation: str, expected: tuple) -> None:
     assert orient_axes(Geometry((4, 5, 6), (1, 1, 1)), orientation) == expected
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
-@pytest.mark.parametrize(("order", "back"), ORIENTATIONS)
-def test_any_scan_orientation_gives_the_same_input_and_comes_back(
-    order: tuple[int, ...], back: tuple[bool, ...], orientation: str
-) -> None:
+@EACH_CONFIGURATION
+def test_any_scan_orientation_gives_the_same_input_to_the_bit(name: str) -> None:
+    """48 ways to store the same patient: the same image, labels and distances."""
     hu, liver = phantom((5, 32, 35))
-    volume = volume_of(hu)
-    recipe = replace(HALVED, orientation=orientation, body_crop=BODY, liver_crop=LIVER)
+    labels = liver.astype(np.uint8) + (liver & (hu > 130))
+    volume, recipe = volume_of(hu), CONFIGURATIONS[name]
     reference = prepare(volume, recipe, liver)
-    other = prepare(turned_volume(volume, order, back), recipe, turned(liver, order, back))
-    assert np.array_equal(network_input(other, 3.0), network_input(reference, 3.0))
-    assert other.spacing_mm == reference.spacing_mm
+    image = network_input(reference, 3.0)
+    small = prepare_labels(labels, reference.grid, (1, 2, 2), recipe.label_interpolation)
+    assert set(np.unique(small)) == {0, 1, 2}
+    assert image.std() > 0.1 * (reference.scale.high - reference.scale.low)
+    for order, back in ORIENTATIONS:
+        other = prepare(turned_volume(volume, order, back), recipe, turned(liver, order, back))
+        assert np.array_equal(network_input(other, 3.0), image)
+        assert other.spacing_mm == reference.spacing_mm
+        assert other.scale == reference.scale
+        again = turned(labels, order, back)
+        again = prepare_labels(again, other.grid, (1, 2, 2), recipe.label_interpolation)
+        assert np.array_equal(again, small)
 
-    output = np.random.default_rng(0).random(blank_output(reference, (1, 2, 2)).shape)
-    restored = restore_mask(output, reference.grid, 0.5, volume.hu.shape)
-    again = restore_mask(output, other.grid, 0.5, turned(hu, order, back).shape)
-    assert restored.any()
-    assert np.array_equal(again, turned(restored, order, back))
+
+def centers(grid: Grid) -> np.ndarray:
+    """(z, y, x, 3) places of the prepared voxels, as indices of the CT, from the grid alone."""
+    lines = []
+    for axis, (start, stop) in enumerate(grid.box):
+        size, length = grid.shape[axis], stop - start
+        if grid.align_corners:
+            line = start + np.linspace(0, length - 1, size)
+        else:
+            line = start + (np.arange(size) + 0.5) * length / size - 0.5
+        lines.append(grid.oriented_shape[axis] - 1 - line if axis in grid.flips else line)
+    oriented = np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1)
+    index = np.empty_like(oriented)
+    for axis, source in enumerate(grid.axes):
+        index[..., source] = oriented[..., axis]
+    return index
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (-15, 10, 30)])
+@pytest.mark.parametrize("shape", [(31, 40, 42), (30, 41, 37)])
+@EACH_CONFIGURATION
+def test_the_grid_says_where_each_voxel_lies_in_the_patient(
+    name: str, shape: tuple[int, int, int], degrees: tuple[int, int, int]
+) -> None:
+    """A CT that is a ramp in patient space: a prepared voxel has the ramp's value at its place."""
+    recipe = replace(CONFIGURATIONS[name], clahe=None, body_crop=None)
+    wide: Window | ZScore = ZScore((0, 100), Statistics(-999.0, 999.0, mean_hu=50.0, sd_hu=30.0))
+    if isinstance(recipe.intensity, Window):
+        wide = replace(recipe.intensity, clip_hu=(-999.0, 999.0))
+    recipe = replace(recipe, intensity=wide)
+    zero = to_network_values(np.zeros((1, 1, 1)), wide)[0]
+    tilt = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    liver = slab(shape, (3, 28), (4, 36), (5, 33))
+    slope = np.array([1.5, -2.0, 0.7])  # HU per mm
+    for order, back in ORIENTATIONS[::11]:
+        scan = turned_volume(volume_of(np.zeros(shape), (2.5, 0.8, 0.7), tilt), order, back)
+        everywhere = np.moveaxis(np.indices(scan.hu.shape), 0, -1)
+        hu = scan.geometry.lps_of(everywhere) @ slope
+        volume = Volume(hu.astype(np.float32), scan.geometry)
+        prepared = prepare(volume, recipe, turned(liver, order, back))
+        expected = scan.geometry.lps_of(centers(prepared.grid)) @ slope
+        # Near the faces air was added, averages are cut, or a spline turns flat.
+        margins = [min(6, max(1, size // 4)) for size in prepared.image.shape]
+        inner = tuple(slice(margin, -margin) for margin in margins)
+        error = ((prepared.image - zero) / prepared.scale.units_per_hu - expected)[inner]
+        assert np.ptp(expected[inner]) > 20
+        corners = scan.geometry.lps_of(centers(prepared.grid)[:2, :2, :2])
+        steps = [corners[1, 0, 0], corners[0, 1, 0], corners[0, 0, 1]] - corners[0, 0, 0]
+        np.testing.assert_allclose(np.linalg.norm(steps, axis=1), prepared.spacing_mm, rtol=1e-9)
+        # A row of averages leans to one side or the other, by less than a tenth of a voxel.
+        assert np.abs(error).max() < (0.3 if recipe.interpolation == "area" else 0.01)
+        assert abs(error.mean()) < 0.01
+
+
+@pytest.mark.parametrize("shape", [(31, 40, 42), (30, 41, 37)])
+@EACH_CONFIGURATION
+def test_each_label_is_that_of_the_nearest_voxel_of_the_ct(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    """Of the grid of the output, twice as fine in the plane; what lies beyond the CT is 0."""
+    labels = np.random.default_rng(0).integers(1, 3, shape).astype(np.uint8)
+    liver = slab(shape, (3, 28), (4, 36), (5, 33))
+    for order, back in ORIENTATIONS[::11]:
+        scan = turned_volume(volume_of(noise(shape)), order, back)
+        stored = turned(labels, order, back)
+        grid = prepare(scan, CONFIGURATIONS[name], turned(liver, order, back)).grid
+        small = prepare_labels(stored, grid, (1, 2, 2), "nearest")
+        z, y, x = grid.shape
+        places = centers(replace(grid, shape=(z, 2 * y, 2 * x)))
+        expected = np.pad(stored, 1)[tuple(np.moveaxis(np.rint(places).astype(int) + 1, -1, 0))]
+        between = (np.abs(places - np.floor(places) - 0.5) < 1e-6).any(axis=-1)
+        assert np.array_equal(small[~between], expected[~between])
+        assert (~between).sum() > 100
+
+
+@pytest.mark.parametrize("shape", [(31, 40, 42), (30, 41, 37)])
+@EACH_CONFIGURATION
+def test_the_way_there_and_back_leaves_a_ball_in_its_place(
+    name: str, shape: tuple[int, int, int]
+) -> None:
+    """Labels on the output's grid, taken for the output, come back as they were drawn."""
+    z, y, x = np.indices(shape)
+    squared_mm = ((z - 14.3) * 2.5) ** 2 + ((y - 19.6) * 0.8) ** 2 + ((x - 18.2) * 0.7) ** 2
+    ball = (squared_mm <= 11**2).astype(np.uint8)
+    recipe = CONFIGURATIONS[name]
+    if isinstance(recipe.resampling, FixedShape):
+        recipe = replace(recipe, resampling=FixedShape((24, 37, 33)))
+    scale = (1, 2, 2) if recipe.halve_in_plane else (1, 1, 1)
+    for order, back in ORIENTATIONS[::11]:
+        scan = turned_volume(volume_of(noise(shape)), order, back)
+        stored = turned(ball, order, back)
+        prepared = prepare(scan, recipe, stored > 0)
+        grid = prepared.grid
+        output = prepare_labels(stored, grid, scale, recipe.label_interpolation)
+        around = np.multiply(grid.padding, np.transpose([scale]))
+        padded = np.pad(output, around).astype(np.float32)
+        assert padded.shape == tuple(np.multiply(network_input(prepared, None).shape, scale))
+        slices = restored_slices((piece[None] for piece in padded), grid, scale)
+        restored = np.concatenate([piece >= 0.5 for piece in slices])
+        expected = crop(orient(stored, grid.axes, grid.flips), grid.box, fill=0) > 0
+        assert expected.sum() == ball.sum()
+        assert 2 * (restored & expected).sum() > 0.93 * (restored.sum() + expected.sum())
+        middles = [np.mean(np.nonzero(mask), axis=1) for mask in (restored, expected)]
+        coarser = np.maximum(1, np.divide(expected.shape, output.shape))
+        assert (np.abs(middles[0] - middles[1]) < 0.25 * coarser).all()
 
 
 @pytest.mark.parametrize("degrees", [(0, 0, 20), (-15, 10, 30), (40, 0, 0)])
@@ -246,142 +504,6 @@ def test_an_oblique_scan_is_taken_along_its_nearest_axes(degrees: tuple[int, int
 def test_orienting_is_a_view() -> None:
     array = np.zeros((2, 3, 4))
     assert np.shares_memory(orient(array, (2, 0, 1), (0, 2)), array)
-
-
-# The way back
-
-
-@settings(max_examples=40, deadline=None)
-@given(shape=SMALL_SHAPES, spacing=SPACINGS, seed=st.integers(0, 99))
-def test_a_mask_on_the_halved_grid_lands_on_the_voxels_it_came_from(
-    shape: tuple[int, int, int], spacing: tuple[float, float, float], seed: int
-) -> None:
-    """Painted on the halved grid and expanded 2x, as the network's head does; odd sizes too."""
-    prepared = prepare(volume_of(noise(shape), spacing), HALVED)
-    painted = np.random.default_rng(seed).random(prepared.image.shape) < 0.5
-    padded = np.pad(painted, prepared.grid.padding).astype(np.float32)
-    output = padded.repeat(2, axis=1).repeat(2, axis=2)
-    restored = restore_mask(output, prepared.grid, 0.5, shape)
-    rows, columns = (np.arange(size) // 2 for size in shape[1:])
-    assert np.array_equal(restored, painted[:, rows][:, :, columns])
-
-
-@settings(max_examples=40, deadline=None)
-@given(shape=SMALL_SHAPES, seed=st.integers(0, 99))
-def test_labels_survive_the_way_to_the_output_grid_and_back(
-    shape: tuple[int, int, int], seed: int
-) -> None:
-    labels = np.random.default_rng(seed).integers(0, 2, shape).astype(np.uint8)
-    prepared = prepare(volume_of(noise(shape)), HALVED)
-    target = prepare_labels(labels, prepared.grid, (1, 2, 2))
-    assert target.dtype == np.uint8
-    scaled_padding = [
-        (b * s, a * s) for (b, a), s in zip(prepared.grid.padding, (1, 2, 2), strict=True)
-    ]
-    output = np.pad(target, scaled_padding).astype(np.float32)
-    assert np.array_equal(restore_mask(output, prepared.grid, 0.5, shape), labels == 1)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    shape=SMALL_SHAPES,
-    spacing=SPACINGS,
-    halve=st.booleans(),
-    z_spacing_mm=st.sampled_from([None, 1.0, 3.0]),
-    fixed=st.sampled_from([None, (4, 8, 12)]),
-    antialias=st.booleans(),
-)
-def test_any_grid_has_a_way_back(
-    shape: tuple[int, int, int],
-    spacing: tuple[float, float, float],
-    halve: bool,
-    z_spacing_mm: float | None,
-    fixed: tuple[int, int, int] | None,
-    antialias: bool,
-) -> None:
-    """The network's sizes are met, values stay in range, and everything found covers everything."""
-    recipe = replace(
-        PLAIN,
-        halve_in_plane=halve,
-        z_spacing_mm=z_spacing_mm,
-        shape=fixed,
-        antialias=antialias,
-        pad_multiple=4,
-        pad_minimum=(8, 4, 4),
-    )
-    prepared = prepare(volume_of(noise(shape), spacing), recipe)
-    assert prepared.image.shape == prepared.grid.shape
-    if fixed:
-        assert prepared.image.shape == fixed
-    image = network_input(prepared, None)
-    assert image.dtype == np.float32
-    assert all(size % 4 == 0 for size in image.shape)
-    assert image.shape[0] >= 8
-    assert image.min() >= 0
-    assert image.max() <= 1 + 1e-6
-    ones = np.ones(image.shape, np.float32)
-    assert restore_mask(ones, prepared.grid, 0.999, shape).all()
-    assert not restore_mask(0 * ones, prepared.grid, 0.001, shape).any()
-    probability = restore_probability(ones, prepared.grid, shape)
-    assert probability.dtype == np.float16
-    assert probability.shape == shape
-
-
-def test_the_threshold_itself_is_foreground() -> None:
-    prepared = prepare(volume_of(np.zeros((1, 1, 2))), PLAIN)
-    output = np.array([[[0.5, 0.4999]]], np.float32)
-    assert restore_mask(output, prepared.grid, 0.5, (1, 1, 2)).tolist() == [[[True, False]]]
-
-
-def test_outside_the_crop_nothing_is_found() -> None:
-    hu, liver = phantom()
-    prepared = prepare(volume_of(hu), replace(HALVED, liver_crop=LIVER), liver)
-    everything = blank_output(prepared, (1, 2, 2)) + 1
-    (z0, z1), (y0, y1), (x0, x1) = prepared.grid.box
-    expected = slab(hu.shape, (z0, z1), (y0, y1), (x0, x1))
-    assert not expected.all()
-    assert np.array_equal(restore_mask(everything, prepared.grid, 0.5, hu.shape), expected)
-    probability = restore_probability(everything, prepared.grid, hu.shape)
-    assert np.array_equal(probability, expected.astype(np.float16))
-
-
-def test_probabilities_come_back_as_they_are_where_grids_coincide() -> None:
-    shape = (3, 4, 6)
-    prepared = prepare(volume_of(noise(shape)), HALVED)
-    output = np.random.default_rng(0).random(blank_output(prepared, (1, 2, 2)).shape)
-    inner = unpad(output, prepared.grid)
-    assert inner.shape == shape
-    restored = restore_probability(output.astype(np.float32), prepared.grid, shape)
-    assert np.array_equal(restored, inner.astype(np.float16))
-
-
-def test_padding_is_cut_off_the_scaled_output() -> None:
-    prepared = prepare(volume_of(np.zeros((3, 4, 6))), HALVED)
-    assert prepared.grid.padding == ((0, 1), (3, 3), (2, 3))
-    marked = np.pad(np.ones((3, 4, 6), np.float32), [(0, 1), (6, 6), (4, 6)], constant_values=5)
-    assert (unpad(marked, prepared.grid) == 1).all()
-
-
-@pytest.mark.parametrize("orientation", ["LPS", "RAS"])
-@pytest.mark.parametrize("spacing", [(2.0, 1.0, 1.0), (1.0, 1.5, 0.8)])
-def test_a_smooth_blob_survives_a_fixed_shape_within_one_target_voxel(
-    spacing: tuple[float, float, float], orientation: str
-) -> None:
-    shape, target = (30, 50, 40), (16, 24, 16)
-    index = np.moveaxis(np.indices(shape), 0, -1) * spacing
-    center = np.array([14, 28, 17]) * spacing
-    distance_mm = np.linalg.norm(index - center, axis=-1)
-    blob = distance_mm <= 10
-    hu = 200 - 20 * (distance_mm - 10)  # 200 HU at the surface, a ramp across it
-    recipe = replace(PLAIN, orientation=orientation, shape=target, clip_hu=(0.0, 400.0))
-    prepared = prepare(volume_of(hu, spacing), recipe)
-    assert network_input(prepared, None).shape == target
-    restored = restore_mask(network_input(prepared, None), prepared.grid, 0.5, shape)
-    voxel_mm = max(np.array(spacing) * shape / target)
-    assert np.abs(distance_mm - 10)[restored != blob].max(initial=0) <= voxel_mm
-    # No systematic shift: the centers agree far better than the voxels are large.
-    centers = [index[mask].mean(axis=0) for mask in (blob, restored)]
-    assert np.abs(centers[0] - centers[1]).max() <= 0.1 * voxel_mm
 
 
 # Padding
@@ -406,9 +528,40 @@ def test_sizes_are_padded_to_the_minimum_and_the_multiple(
         assert after - before in (0, 1)
 
 
-def test_a_minimum_that_is_no_multiple_is_rounded_up() -> None:
-    recipe = replace(PLAIN, pad_multiple=16, pad_minimum=(20, 1, 1))
-    assert padded_shape((3, 3, 33), recipe) == (32, 16, 48)
+def test_each_axis_has_its_multiple_and_a_minimum_that_is_none_is_rounded_up() -> None:
+    recipe = replace(PLAIN, pad_multiple=(16, 8, 1), pad_minimum=(20, 1, 1))
+    assert padded_shape((3, 3, 33), recipe) == (32, 8, 33)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "low"),
+    [
+        (Window(clip_hu=(-200.0, 200.0), output=(-1.0, 1.0)), -1.0),
+        (Window(clip_hu=(-200.0, 250.0), output=(0.25, 0.75)), 0.25),
+        (ZScore((0.5, 99.5), Statistics(-20.0, 200.0, mean_hu=100.0, sd_hu=40.0)), -3.0),
+        (ZScore((25.0, 75.0), None), 0.0),  # nearly all is 200 HU: there is no deviation
+    ],
+)
+def test_padding_blanks_and_added_air_have_the_lower_end_s_value(
+    intensity: Window | ZScore, low: float
+) -> None:
+    whole = LiverCrop(margin_voxels=(9, 9, 9), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+    recipe = replace(
+        PLAIN, intensity=intensity, liver_crop=whole, pad_multiple=(3, 4, 16), pad_minimum=(2, 9, 3)
+    )
+    volume = volume_of(np.full((2, 8, 7), 200.0), (1.0, 1.0, 1.0))
+    volume.hu[0, 0, 0] = -1024
+    prepared = prepare(volume, recipe, slab((2, 8, 7), (0, 2), (0, 1), (0, 1)))
+    image = network_input(prepared, 3.0)
+    assert prepared.scale.low == low
+    assert prepared.image[0, 0, 0] == low
+    assert image.shape == (3, 12, 16)
+    z, y, x = np.indices((2, 8, 7))
+    near = (y**2 + x**2 <= 9) & (z + y + x > 0)
+    expected = np.full(image.shape, low)
+    expected[:2, 2:10, 4:11][near] = prepared.image[1, 7, 6]
+    assert np.array_equal(image, expected)
+    assert (prepared.image[1, 7, 6] > low) == (prepared.scale.high > low)
 
 
 def test_padding_and_air_are_0_the_window_s_lower_end() -> None:
@@ -589,7 +742,7 @@ def test_unet3d_is_the_paper_s_preprocessing() -> None:
     zoomed = ndimage.zoom(scaled, np.divide((160, 160, 80), scaled.shape), order=1, mode="nearest")
     assert zoomed.shape == (160, 160, 80)
 
-    image = network_input(prepare(volume, UNET3D.preprocessing), None)
+    image = network_input(prepare(volume, RECIPES["unet3d-liver"].preprocessing), None)
     np.testing.assert_allclose(image, zoomed.transpose(2, 1, 0), atol=1e-5)
 
 
@@ -674,3 +827,52 @@ def test_elanres_stage_2_is_the_paper_s_preprocessing(
     image = network_input(prepared, PAPER_TUMOR.liver_crop.mask_mm)
     np.testing.assert_allclose(image, expected, atol=1e-6)
     assert (image > 0).sum() > 500
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"), [((5.0, 0.7, 0.7), (2, 40, 300)), ((5.0, 1.5, 1.5), (2, 80, 600))]
+)
+def test_rmau_is_the_paper_s_preprocessing(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    """Slices at their own pixels, unless these are too large; HU / 200, clipped; air around."""
+    recipe = RECIPES["rmau-net"].preprocessing
+    hu = noise((2, 40, 300), -400, 400)
+    slices = torch.from_numpy(hu)[:, None]
+    pixels = F.interpolate(slices, shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    expected = np.full((2, max(256, shape[1]), max(256, shape[2])), -1.0)
+    top = (expected.shape[1] - shape[1]) // 2
+    expected[:, top : top + shape[1]] = np.clip(pixels.numpy(), -200, 200) / 200
+    image = network_input(prepare(volume_of(hu, spacing), recipe), None)
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+
+
+def test_msa_is_the_paper_s_preprocessing() -> None:
+    """The window as 0 to 1, equalized in tiles of 64 pixels, in the middle of 512x512 zeros."""
+    recipe = RECIPES["msa-unet"].preprocessing
+    hu = noise((3, 130, 90), -300, 350)
+    hu[1] = -1000
+    scaled = (np.clip(hu, -200, 250) + 200) / 450
+    expected = np.zeros((3, 512, 512))
+    for z in (0, 2):
+        equalized = exposure.equalize_adapthist(scaled[z], (64, 64), clip_limit=0.01, nbins=256)
+        expected[z, 191:321, 211:301] = equalized
+    image = network_input(prepare(volume_of(hu, (5.0, 0.8, 0.8)), recipe), None)
+    np.testing.assert_allclose(image, expected, atol=1e-4)
+
+
+def test_dpc_net_is_the_paper_s_preprocessing() -> None:
+    """Clip, z-score, then splines of order 3 to 2.47 x 1.9 x 1.9 mm, as nnU-Net resizes."""
+    recipe = RECIPES["dpc-net"].preprocessing
+    hu = ndimage.gaussian_filter(noise((31, 60, 53), -2000, 2400), 1.0)
+    scaled = (np.clip(hu, -17, 201) - 99.40) / 39.36
+    shape = (13, 25, 20)  # 12.55, 24.63 and 19.53
+    resized = transform.resize(scaled, shape, order=3, mode="edge", anti_aliasing=False)
+    expected = np.full((128, 128, 128), (-17 - 99.40) / 39.36)
+    expected[57:70, 51:76, 54:74] = resized
+    prepared = prepare(volume_of(hu, (1.0, 0.78, 0.70)), recipe)
+    assert prepared.image.shape == shape
+    np.testing.assert_allclose(network_input(prepared, None), expected, atol=1e-4)
+    np.testing.assert_allclose(prepared.spacing_mm, (31 / 13, 46.8 / 25, 37.1 / 20), rtol=1e-6)
+    assert prepared.image.min() >= prepared.scale.low
+    assert prepared.image.max() <= prepared.scale.high
