@@ -348,7 +348,7 @@ def installedModels(target: str) -> list[str]:
     from LiverTumorSegLib.errors import InputError
 
     try:
-        return [model.name for model in list_models() if model.target == target]
+        return [model.name for model in list_models() if target in model.recipe.targets]
     except (ImportError, InputError) as error:
         logging.warning("LiverTumorSeg cannot list its models: %s", error)
         return []
@@ -473,13 +473,12 @@ class LiverTumorSegLogic(ScriptedLoadableModuleLogic):
 
         The one place that needs PyTorch.
         """
-        from LiverTumorSegLib.checkpoint import default_model_name, load_model
+        from LiverTumorSegLib.checkpoint import load_models
         from LiverTumorSegLib.segment import segment
 
         result = segment(
             volume,
-            load_model(liverModel or default_model_name("liver")),
-            load_model(tumorModel or default_model_name("tumor")),
+            *load_models(liverModel, tumorModel),
             device=device,
             on_progress=onProgress,
         )

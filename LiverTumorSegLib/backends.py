@@ -1,4 +1,4 @@
-"""Run a network on batches of windows, by torch or, faster on CPUs, by OpenVINO."""
+"""Where and by what a network runs: the device, and torch or, faster on CPUs, OpenVINO."""
 
 from __future__ import annotations
 
@@ -17,6 +17,35 @@ from LiverTumorSegLib.sliding_window import as_channels_last
 
 Predict = Callable[[Tensor], Tensor]
 BACKENDS = ("auto", "torch", "openvino")
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: unknown name, or no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = name.split(":")[0]
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if kind not in present or device is None:
+        raise InputError(f"Device {name!r}: expected auto, cpu, cuda, cuda:N or mps.")
+    if (device.index or 0) >= present[kind]:
+        raise InputError(
+            f"Device {name!r}: this machine has {present[kind]} such device(s). Use --device auto."
+        )
+    return device
 
 
 def pick_backend(name: str, device: torch.device) -> str:
@@ -43,14 +72,19 @@ def predictor(
     """A function from a window `(1, 1, *window)` to its logits.
 
     Args:
-        network: in evaluation mode; it is moved to the device.
-        window: the network's input size.
+        network: in evaluation mode; it is moved to the device. A network of slices sees the one
+            slice of its window.
+        window: the network's input size (z, y, x).
         backend: "torch" or "openvino".
         device: where to run.
     """
+    slices = network.dimensions == 2
+    size = window[1:] if slices else window
     if backend == "openvino":
-        return _openvino_predictor(network, window)
-    return as_channels_last(network.to(device))
+        predict = _openvino_predictor(network, size)
+    else:
+        predict = as_channels_last(network.to(device))
+    return (lambda tensor: predict(tensor[:, :, 0]).unsqueeze(2)) if slices else predict
 
 
 def _openvino_predictor(network: nn.Module, window: Sequence[int]) -> Predict:

@@ -149,7 +149,8 @@ def load_model(name_or_path: str) -> Model:
     """Load weights by the name that `list_models` gives or by path, and check their digest.
 
     Raises:
-        InputError: unknown name, or a file that is damaged, not ours, or does not fit its recipe.
+        InputError: unknown name, a file that is damaged, not ours, or does not fit its recipe, or
+            a network of a library that is not installed.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -176,12 +177,29 @@ def load_model(name_or_path: str) -> Model:
         network.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
         )
+    except InputError:  # a library that the network comes from is missing
+        raise
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
         raise InputError(
             f"{info.path}: its weights do not fit its recipe ({error}). Export it again."
         ) from error
     network.eval()
     return Model(info.name, info.recipe, info.card, info.sha256, network)
+
+
+def load_models(liver: str | None, tumor: str | None) -> tuple[Model, Model]:
+    """The models of both stages, from names or paths; None for the installed ones.
+
+    A file that is given for both is read once.
+
+    Raises:
+        InputError: as `load_model` and `default_model_name`.
+    """
+    names = liver or default_model_name("liver"), tumor or default_model_name("tumor")
+    liver_path, tumor_path = map(find_model, names)
+    liver_model = load_model(names[0])
+    same = liver_path.resolve() == tumor_path.resolve()
+    return liver_model, liver_model if same else load_model(names[1])
 
 
 def find_model(name_or_path: str) -> Path:
@@ -208,12 +226,12 @@ def list_models() -> tuple[ModelInfo, ...]:
 
 
 def default_model_name(target: str) -> str:
-    """Name of the weights used when none are asked for.
+    """Name of the weights used when none are asked for: the first that segment the target.
 
     Raises:
         InputError: no weights for this target are installed.
     """
-    names = [info.name for info in list_models() if info.target == target]
+    names = [info.name for info in list_models() if target in info.recipe.targets]
     if not names:
         raise InputError(
             f"No {target} weights are installed in {WEIGHTS_FOLDER}; give a .safetensors path."

@@ -76,7 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "input", type=Path, metavar="INPUT", help="NIfTI, NRRD or MHA file, or a DICOM folder"
     )
     segment.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
-    model_help = "{} weights: a name that `models` lists, or a file (default: the installed ones)"
+    model_help = (
+        "weights for the {} or for both: a name that `models` lists, or a file (default: the "
+        "installed ones)"
+    )
     segment.add_argument("--liver", metavar="MODEL", help=model_help.format("liver"))
     segment.add_argument("--tumor", metavar="MODEL", help=model_help.format("tumor"))
     segment.add_argument(
@@ -124,10 +127,11 @@ def _progress(kind: str) -> Progress:
 
 
 def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.checkpoint import default_model_name, load_model
+    from LiverTumorSegLib.backends import pick_device
+    from LiverTumorSegLib.checkpoint import load_models
     from LiverTumorSegLib.measure import measure
     from LiverTumorSegLib.report import FILE_NAMES, Run, summary_of, table_text, write_outputs
-    from LiverTumorSegLib.segment import pick_device, segment
+    from LiverTumorSegLib.segment import segment
     from LiverTumorSegLib.staging import staged
     from LiverTumorSegLib.volume import read_volume
 
@@ -143,8 +147,7 @@ def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
         volume = read_volume(source)
     progress("Read", 1.0)
     with staged(outdir, FILE_NAMES) as folder:
-        liver = load_model(arguments.liver or default_model_name("liver"))
-        tumor = load_model(arguments.tumor or default_model_name("tumor"))
+        liver, tumor = load_models(arguments.liver, arguments.tumor)
         device = str(pick_device(arguments.device))
         segmentation = segment(
             volume,

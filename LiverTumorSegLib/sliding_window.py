@@ -1,13 +1,47 @@
-"""Predict an array of any size by overlapping windows of the network's size."""
+"""Predict an array of any size by overlapping windows, and give the result slice by slice.
+
+Windows come in order of the first axis. What they add up to is held for no more slices than a
+window is deep, so memory does not grow with the number of slices.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda logits: logits.softmax(dim=1),
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a network gives for a window.
+
+    Attributes:
+        activation: "sigmoid", each channel on its own, or "softmax", channel 0 being background.
+        channels: number of logits a voxel.
+        scale: how much finer the output's grid is than the window's, a whole number for each axis.
+    """
+
+    activation: str
+    channels: int
+    scale: Sequence[int]
+
+
+@dataclass
+class _Sums:
+    """Of one output slice: weighted probabilities (C, *plane), and weights (*plane)."""
+
+    total: np.ndarray
+    weight: np.ndarray
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:
@@ -44,88 +78,128 @@ def flip_sets(axes: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield from itertools.combinations(axes, count)
 
 
-@torch.inference_mode()
-def sliding_window(
+def predict_slices(
     network: Callable[[Tensor], Tensor],
     image: np.ndarray,
     window: Sequence[int],
+    output: Output,
     *,
+    low: float,
     overlap: float,
     blend: str,
     flips: Sequence[int] = (),
     device: torch.device | str = "cpu",
     on_progress: Callable[[float], None] = lambda fraction: None,
-) -> np.ndarray:
-    """Foreground probabilities of an image of any number of dimensions.
+) -> Iterator[np.ndarray]:
+    """Probabilities of an image of any number of dimensions, slice by slice of its first axis.
 
-    Windows that hold nothing but 0 (air, or blanked outside the liver) are not predicted: their
-    probability is 0.
+    Windows that hold nothing above `low` (air, or blanked outside the liver) are not predicted:
+    they are background.
 
     Args:
-        network: maps `(1, 1, *window)` to logits `(1, C, *window * scale)`, whole scales.
+        network: maps `(1, 1, *window)` to logits `(1, C, *window * scale)`.
         image: float32, each size at least the window's.
         window: the network's input size.
+        output: what the network gives.
+        low: the image's value of air.
         overlap: share of a window that the next covers again, in [0, 1).
         blend: "gaussian" or "uniform".
         flips: spatial axes whose mirrored predictions are averaged in, all combinations.
         device: where the network lives.
-        on_progress: told the share done before each window; may raise to cancel.
+        on_progress: told the share of windows done, before each and after the last; may raise to
+            cancel.
 
-    Returns:
-        float32 `(C, *image.shape * scale)`; sigmoid for C = 1, else softmax.
+    Yields:
+        float32 `(C, *plane * scale)`, for each slice as many as the scale of its axis.
 
     Raises:
         ValueError: the image is smaller than the window.
     """
     if any(size < wanted for size, wanted in zip(image.shape, window, strict=True)):
         raise ValueError(f"Image {image.shape} is smaller than the window {tuple(window)}.")
-    starts = itertools.product(
-        *(window_starts(s, w, overlap) for s, w in zip(image.shape, window, strict=True))
-    )
+    starts = [window_starts(s, w, overlap) for s, w in zip(image.shape, window, strict=True)]
     places = [
-        tuple(slice(a, a + w) for a, w in zip(start, window, strict=True)) for start in starts
+        tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
+        for corner in itertools.product(*starts)
     ]
-    places = [place for place in places if image[place].any()]
-    total = weights_sum = None
-    blending = np.empty(0)
-    for done, place in enumerate(places):
-        on_progress(done / len(places))
-        tensor = torch.from_numpy(np.ascontiguousarray(image[place]))[None, None].to(device)
-        probability = _average_flips(network, tensor, flips).float().cpu().numpy()[0]
-        scale = [p // w for p, w in zip(probability.shape[1:], window, strict=True)]
-        if total is None or weights_sum is None:
-            shape = [size * s for size, s in zip(image.shape, scale, strict=True)]
-            total = np.zeros((len(probability), *shape), dtype=np.float32)
-            weights_sum = np.zeros(shape, dtype=np.float32)
-            blending = blend_weights(probability.shape[1:], blend)
-        target = tuple(slice(p.start * s, p.stop * s) for p, s in zip(place, scale, strict=True))
-        for channel, values in zip(total, probability, strict=True):
-            channel[target] += values * blending
-        weights_sum[target] += blending
-    on_progress(1.0)
-    if total is None or weights_sum is None:
-        return np.zeros((1, *image.shape), dtype=np.float32)
-    np.divide(total, weights_sum, out=total, where=weights_sum > 0)
-    return total
+    places = [place for place in places if (image[place] > low).any()]
+    at = {z: list(row) for z, row in itertools.groupby(places, key=lambda place: place[0].start)}
+    weights = blend_weights([w * s for w, s in zip(window, output.scale, strict=True)], blend)
+    held: deque[_Sums | None] = deque([None] * len(weights))
+    plane = [size * s for size, s in zip(image.shape[1:], output.scale[1:], strict=True)]
+    if not places:
+        on_progress(1.0)
+    done = 0
+    for z, following in zip(starts[0], [*starts[0][1:], len(image)], strict=True):
+        for place in at.get(z, ()):
+            on_progress(done / len(places))
+            tensor = torch.from_numpy(np.ascontiguousarray(image[place]))[None, None].to(device)
+            probability = _average_flips(network, tensor, flips, output.activation)
+            _add(held, probability, weights, place, output, plane)
+            done += 1
+            if done == len(places):
+                on_progress(1.0)
+        for _ in range((following - z) * output.scale[0]):
+            yield _mean(held.popleft(), output, plane)
+            held.append(None)
 
 
 def _average_flips(
-    network: Callable[[Tensor], Tensor], tensor: Tensor, flips: Sequence[int]
-) -> Tensor:
-    predictions = []
-    for axes in flip_sets(flips):
-        dims = [axis + 2 for axis in axes]
-        predictions.append(probabilities(network(tensor.flip(dims))).flip(dims))
-    return torch.stack(predictions).mean(dim=0)
+    network: Callable[[Tensor], Tensor], tensor: Tensor, flips: Sequence[int], activation: str
+) -> np.ndarray:
+    """Mean probabilities (C, *spatial) of a window and its mirror images, turned back."""
+    sets = list(flip_sets(flips))
+    total: Tensor | None = None
+    with torch.inference_mode():
+        for axes in sets:
+            dims = [axis + 2 for axis in axes]
+            logits = network(tensor.flip(dims)).float()
+            probability = ACTIVATIONS[activation](logits).flip(dims)
+            total = probability if total is None else total + probability
+        assert total is not None  # the empty set is always there
+        return (total / len(sets))[0].cpu().numpy()
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Sigmoid of one output channel, softmax of several; `(B, C, *spatial)` both."""
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+def _add(
+    held: deque[_Sums | None],
+    probability: np.ndarray,
+    weights: np.ndarray,
+    place: tuple[slice, ...],
+    output: Output,
+    plane: list[int],
+) -> None:
+    """Add a window's probabilities (C, *window) to the slices it lies on, making those missing."""
+    target = tuple(
+        slice(p.start * s, p.stop * s) for p, s in zip(place[1:], output.scale[1:], strict=True)
+    )
+    every_channel = (slice(None), *target)
+    for z, weight in enumerate(weights):
+        sums = held[z]
+        if sums is None:
+            total = np.zeros((output.channels, *plane), np.float32)
+            sums = held[z] = _Sums(total, np.zeros(plane, np.float32))
+        sums.total[every_channel] += probability[:, z] * weight
+        sums.weight[target] += weight
+
+
+def _mean(sums: _Sums | None, output: Output, plane: list[int]) -> np.ndarray:
+    """Weighted mean; background where no window was predicted."""
+    if sums is None:
+        mean = np.zeros((output.channels, *plane), np.float32)
+        covered = np.zeros(plane, dtype=bool)
+    else:
+        mean, covered = sums.total, sums.weight > 0
+        np.divide(mean, sums.weight, out=mean, where=covered)
+    if output.activation == "softmax":
+        mean[0, ...][~covered] = 1
+    return mean
 
 
 def as_channels_last(network: nn.Module) -> nn.Module:
-    """Store 3D convolutions channels last, the faster layout for BatchNorm networks on CPUs."""
+    """Store 3D convolutions channels last, the faster layout for BatchNorm networks on CPUs.
+
+    2D ones stay: RMAU-Net and MSA-UNet would be slower by a tenth.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)

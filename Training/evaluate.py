@@ -1,11 +1,13 @@
 """Measure weights on labeled cases, with the product's own inference.
 
     python -m Training.evaluate --data PREPARED --weights FILE [FILE] -o OUT [--cases NAME ...]
+                                [--tta]
 
-With liver and tumor weights the tumor is searched in the liver found, as for a user; with tumor
-weights alone in the true liver; with liver weights alone only the liver is measured. OUT/scores.csv
-gets one row a case and target; rows of cases measured before are replaced, so that the folds of a
-cross-validation can be collected in one file.
+With liver and tumor weights, or weights for both, the tumor is searched in the liver found, as for
+a user; with tumor weights alone in the true liver; with liver weights alone only the liver is
+measured. With --tta predictions are averaged over mirrored images, along the axes that the recipe
+names. OUT/scores.csv gets one row a case and target; rows of cases measured before are replaced, so
+that the folds of a cross-validation can be collected in one file.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.checkpoint import Model, load_model
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.segment import pick_device, run_stage, segment
+from LiverTumorSegLib.segment import segment
+from LiverTumorSegLib.stage import run_stage
 from LiverTumorSegLib.volume import Volume
 from Training.dataset import Case, DataSet, make_folder, read_data_set
 from Training.metrics import dice
@@ -74,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--cases", nargs="*", help="only these cases")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--tta", action="store_true", help="average over mirrored images")
     arguments = parser.parse_args(argv)
     try:
         data = read_data_set(arguments.data)
@@ -82,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         pick_device(arguments.device)
         make_folder(arguments.output)
         for case in tqdm(cases, desc="evaluate", unit="case"):
-            scores = evaluate_case(data, case, models, arguments.device)
+            scores = evaluate_case(data, case, models, arguments.device, arguments.tta)
             merge_scores(arguments.output / "scores.csv", scores)
             for score in scores:
                 tqdm.write(f"{score.case:12} {score.target:6} Dice {score.dice:.3f}")
@@ -106,22 +111,27 @@ def choose_cases(data: DataSet, names: list[str] | None) -> list[Case]:
 
 
 def by_target(models: list[Model]) -> dict[str, Model]:
-    """The models by what they segment.
+    """The models by what they segment; weights for both targets stand for each.
 
     Raises:
-        InputError: two of one target.
+        InputError: two for one target.
     """
-    chosen = {model.recipe.target: model for model in models}
-    if len(chosen) != len(models):
-        raise InputError("--weights: expected at most one file for the liver and one for tumors.")
-    return chosen
+    pairs = [(target, model) for model in models for target in model.recipe.targets]
+    if len(dict(pairs)) != len(pairs):
+        raise InputError(
+            "--weights: expected at most one file for the liver and one for tumors, or one for "
+            f"both; found weights for {', '.join(target for target, _ in pairs)}."
+        )
+    return dict(pairs)
 
 
-def evaluate_case(data: DataSet, case: Case, models: dict[str, Model], device: str) -> list[Score]:
+def evaluate_case(
+    data: DataSet, case: Case, models: dict[str, Model], device: str, flips: bool
+) -> list[Score]:
     """Predict one case and score each target that the models cover."""
     volume, labels = data.volume(case), data.labels(case)
     started = time.perf_counter()
-    masks = predict(volume, labels, models, device)
+    masks = predict(volume, labels, models, device, flips)
     seconds = time.perf_counter() - started
     references = {"liver": labels > 0, "tumor": labels == 2}
     liver_from = "prediction" if "liver" in models else "reference"
@@ -138,24 +148,24 @@ def trained_on(model: Model) -> set[str]:
 
 
 def predict(
-    volume: Volume, labels: np.ndarray, models: dict[str, Model], device: str
+    volume: Volume, labels: np.ndarray, models: dict[str, Model], device: str, flips: bool
 ) -> dict[str, np.ndarray]:
     """Masks by target, bool (z, y, x)."""
     if len(models) == 2:
-        found = segment(volume, models["liver"], models["tumor"], device=device).labels
+        liver, tumor = models["liver"], models["tumor"]
+        found = segment(volume, liver, tumor, device=device, flips=flips).labels
         return {"liver": found > 0, "tumor": found == 2}
     ((target, model),) = models.items()
-    result = run_stage(
+    return run_stage(
         volume,
         model,
         pick_device(device),
         "torch",
-        flips=False,
+        flips=flips,
         probabilities=False,
         on_progress=lambda fraction: None,
         liver=labels > 0 if target == "tumor" else None,
-    )
-    return {target: result.mask}
+    ).masks
 
 
 def score_mask(

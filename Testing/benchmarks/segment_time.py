@@ -24,8 +24,8 @@ import torch
 from LiverTumorSegLib.backends import predictor
 from LiverTumorSegLib.checkpoint import Model, default_model_name, load_model
 from LiverTumorSegLib.preprocess import network_input, prepare
-from LiverTumorSegLib.segment import run_stage
-from LiverTumorSegLib.sliding_window import sliding_window
+from LiverTumorSegLib.sliding_window import predict_slices
+from LiverTumorSegLib.stage import output_of, run_stage
 from LiverTumorSegLib.volume import read_volume
 
 SAMPLE = Path(__file__).parents[1] / "data" / "hcc006_arterial.nii.gz"
@@ -66,7 +66,7 @@ def prepared_liver_box(ct: Path, tumor_model: Model) -> np.ndarray:
     volume = read_volume(ct)
     liver_model = load_model(default_model_name("liver"))
     liver = run_stage(volume, liver_model, CPU, "torch", False, False, lambda fraction: None)
-    prepared = prepare(volume, tumor_model.recipe.preprocessing, liver.mask)
+    prepared = prepare(volume, tumor_model.recipe.preprocessing, liver.masks["liver"])
     return network_input(prepared, tumor_model.recipe.preprocessing.liver_crop.mask_mm)
 
 
@@ -81,7 +81,8 @@ def window_prediction(model: Model, image: np.ndarray) -> None:
     tensor = torch.from_numpy(image)[None, None]
 
     def ours(predict: Callable) -> np.ndarray:
-        return sliding_window(predict, image, window, overlap=overlap, blend="gaussian")[0]
+        output, options = output_of(model), {"low": 0.0, "overlap": overlap, "blend": "gaussian"}
+        return np.stack([*predict_slices(predict, image, window, output, **options)], axis=1)[0]
 
     def monai() -> np.ndarray:
         logits = sliding_window_inference(

@@ -9,32 +9,38 @@ import numpy as np
 import pytest
 import torch
 
-from LiverTumorSegLib.backends import pick_backend, predictor
+from LiverTumorSegLib.backends import pick_backend, pick_device, predictor
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.networks import NETWORKS, build
+from LiverTumorSegLib.networks import NETWORKS
+from Testing.engine.network_cases import case_of, randomize_norms, scale_of, small, smallest
+
+torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
 CPU = torch.device("cpu")
-SMALL = {
-    "unet3d": {"channels": (4, 8, 16, 32)},
-    "elanres_msca": {"width": 4},
-}
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [case_of(name) for name in sorted(NETWORKS)])
 @torch.inference_mode()
-def test_openvino_gives_the_logits_of_torch(name: str) -> None:
-    torch.manual_seed(0)
-    network = build(name, **SMALL[name]).eval()
-    window = (16, 32, 48)
+def test_both_backends_give_the_logits_of_the_network(name: str) -> None:
+    """Windows are (z, y, x) for all of them; a network of slices sees the one slice."""
+    network = randomize_norms(small(name)).eval()
+    scale, window = scale_of(network), smallest(network)
     image = torch.rand((1, 1, *window))
-    expected = predictor(network, window, "torch", CPU)(image).numpy()
-    got = predictor(network, window, "openvino", CPU)(image).numpy()
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+    expected = network(image).numpy()
+    if network.dimensions == 2:
+        expected, image = expected[:, :, None], image[:, :, None]
+        scale, window = (1, *scale), (1, *window)
+    size = [s * f for s, f in zip(window, scale, strict=True)]
+    assert list(expected.shape[2:]) == size
+    for backend in ("torch", "openvino"):
+        got = predictor(network, window, backend, CPU)(image).numpy()
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
 
 
 def test_predictions_do_not_share_memory() -> None:
-    network = build("unet3d", **SMALL["unet3d"]).eval()
+    network = small("unet3d").eval()
     predict = predictor(network, (8, 8, 8), "openvino", CPU)
     first = predict(torch.zeros((1, 1, 8, 8, 8)))
     kept = first.clone()
@@ -67,3 +73,32 @@ def test_auto_takes_torch_without_openvino(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_cannot_run_is_refused(name: str, device: str) -> None:
     with pytest.raises(InputError, match=f"Backend {name}|Backend '{name}'"):
         pick_backend(name, torch.device(device))
+
+
+# Devices
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "cuda:-1", "cpu:1", "xpu", "meta", "CPU"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pick_device(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_absent_devices_are_refused() -> None:
+    with pytest.raises(InputError, match="--device auto"):
+        pick_device(f"cuda:{torch.cuda.device_count()}")
+    if not torch.backends.mps.is_available():
+        with pytest.raises(InputError, match="has 0 such"):
+            pick_device("mps")
+
+
+def test_auto_takes_what_there_is() -> None:
+    device = pick_device("auto")
+    assert pick_device("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        assert device.type == "cuda"
+    elif torch.backends.mps.is_available():
+        assert device.type == "mps"
+    else:
+        assert device.type == "cpu"

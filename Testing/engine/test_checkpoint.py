@@ -23,6 +23,7 @@ from LiverTumorSegLib.checkpoint import (
     digest,
     list_models,
     load_model,
+    load_models,
     read_info,
     save_model,
 )
@@ -30,6 +31,7 @@ from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Network, Recipe
 from LiverTumorSegLib.recipes import RECIPES
+from Testing.recipe_cases import small_recipe
 
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
@@ -40,6 +42,9 @@ LIVER = replace(
 TUMOR = replace(
     RECIPES["elanres-msca-tumor"],
     network=Network("elanres_msca", {"width": 2, "msca_levels": [1], "head_scale": [1, 2, 2]}),
+)
+BOTH = replace(
+    RECIPES["rmau-net"], network=Network("rmau", {"out_channels": 2, "base_channels": 6})
 )
 
 
@@ -153,7 +158,7 @@ def test_reading_the_information_reads_no_tensors(saved: Path) -> None:
 def test_editing_the_recipes_does_not_change_weights(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edited = LIVER.with_override("preprocessing.clip_hu", "[0, 1]")
+    edited = LIVER.with_override("preprocessing.intensity.clip_hu", "[0, 1]")
     monkeypatch.setitem(RECIPES, LIVER.name, edited)
     assert load_model(str(saved)).recipe == LIVER
     monkeypatch.delitem(RECIPES, LIVER.name)
@@ -378,6 +383,40 @@ def test_the_first_name_is_the_default(installed: Path) -> None:
     assert default_model_name("liver") == "one"
 
 
+def test_weights_for_both_targets_are_found_for_each(installed: Path) -> None:
+    save_model(installed / "n-both.safetensors", network_of(BOTH), BOTH, CARD)
+    save_model(installed / "z-liver.safetensors", network_of(LIVER), LIVER, CARD)
+    assert [(info.name, info.target) for info in list_models()] == [
+        ("n-both", "both"),
+        ("z-liver", "liver"),
+    ]
+    assert default_model_name("liver") == "n-both"
+    assert default_model_name("tumor") == "n-both"
+    save_model(installed / "a-liver.safetensors", network_of(LIVER), LIVER, CARD)
+    assert default_model_name("liver") == "a-liver"
+
+
+def test_the_models_of_both_stages_come_together(installed: Path) -> None:
+    save_model(installed / "z-liver.safetensors", network_of(LIVER), LIVER, CARD)
+    save_model(installed / "b-tumor.safetensors", network_of(TUMOR), TUMOR, {})
+    assert [model.name for model in load_models(None, None)] == ["z-liver", "b-tumor"]
+    path = str(installed / "z-liver.safetensors")
+    assert [model.name for model in load_models(path, "b-tumor")] == ["z-liver", "b-tumor"]
+    with pytest.raises(InputError, match="no such weights file"):
+        load_models(None, str(installed / "none.safetensors"))
+
+
+def test_a_file_for_both_stages_is_read_once(installed: Path) -> None:
+    save_model(installed / "n-both.safetensors", network_of(BOTH), BOTH, CARD)
+    for other in (None, "n-both", str(installed / ".." / "weights" / "n-both.safetensors")):
+        liver, tumor = load_models(None, other)
+        assert liver is tumor
+    (installed / "copy.safetensors").write_bytes((installed / "n-both.safetensors").read_bytes())
+    liver, tumor = load_models("n-both", "copy")
+    assert liver is not tumor
+    assert liver.sha256 == tumor.sha256, "so that they still run once"
+
+
 def test_an_unknown_name_is_answered_with_the_installed_ones(installed: Path) -> None:
     save_model(installed / "z-liver.safetensors", network_of(LIVER), LIVER, CARD)
     assert_refused("a-liver", "z-liver", ".safetensors")
@@ -394,3 +433,14 @@ def test_listing_imports_no_torch(saved: Path) -> None:
     root = Path(LiverTumorSegLib.__file__).parent.parent
     command = [sys.executable, "-c", code, str(saved.parent)]
     subprocess.run(command, cwd=root, check=True)
+
+
+def test_a_network_of_a_missing_library_is_answered_with_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small_recipe(RECIPES["rmau-unet-plus-plus"])
+    network = build(recipe.network.name, **recipe.network.args).eval()
+    save_model(tmp_path / "x.safetensors", network, recipe, {})
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(InputError, match="needs the package monai.*pip install"):
+        load_model(str(tmp_path / "x.safetensors"))

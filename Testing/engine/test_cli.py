@@ -27,7 +27,8 @@ from LiverTumorSegLib import cli
 from LiverTumorSegLib.checkpoint import WEIGHTS_FOLDER, read_info, save_model
 from LiverTumorSegLib.errors import Cancelled, ResourceError
 from LiverTumorSegLib.networks import build
-from LiverTumorSegLib.recipes import STARTER_LIVER, STARTER_TUMOR
+from LiverTumorSegLib.recipe import FixedShape
+from LiverTumorSegLib.recipes import RECIPES
 from LiverTumorSegLib.volume import read_labels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,29 +39,31 @@ YES, NO = 8.0, -8.0
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Weights files: all-liver, no-liver, no-tumor, and a tumor stage of random weights."""
+    """Weights files: all-liver, no-liver, no-tumor, a tumor stage of random weights, and both."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     made = {}
-    for name, recipe, args, head, bias in (
-        ("liver", STARTER_LIVER, {"channels": [4, 4, 4, 4]}, "head", YES),
-        ("no-liver", STARTER_LIVER, {"channels": [4, 4, 4, 4]}, "head", NO),
-        ("no-tumor", STARTER_TUMOR, {"width": 4}, "heads.0", NO),
-        ("tumor", STARTER_TUMOR, {"width": 4}, None, None),
+    thin = {"channels": [4, 4, 4, 4]}
+    for name, recipe, args, patch, head, bias in (
+        ("liver", RECIPES["starter-liver"], thin, None, "head", YES),
+        ("no-liver", RECIPES["starter-liver"], thin, None, "head", NO),
+        ("no-tumor", RECIPES["starter-tumor"], {"width": 4}, (16, 32, 32), "heads.0", NO),
+        ("tumor", RECIPES["starter-tumor"], {"width": 4}, (16, 32, 32), None, None),
+        ("both", RECIPES["rmau-net"], {"base_channels": 6}, (1, 32, 32), "head", (YES, NO)),
     ):
         network = dataclasses.replace(recipe.network, args={**recipe.network.args, **args})
-        small = {"shape": (16, 32, 32)} if recipe.patch is None else {"pad_minimum": (16, 32, 32)}
+        small = {"pad_minimum": patch} if patch else {"resampling": FixedShape((16, 32, 32))}
         recipe = dataclasses.replace(
             recipe,
             network=network,
-            patch=recipe.patch and (16, 32, 32),
+            patch=patch,
             preprocessing=dataclasses.replace(recipe.preprocessing, **small),
         )
         module = build(network.name, **network.args)
         if head:
             layer = module.get_submodule(head)
             torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.constant_(layer.bias, bias)
+            layer.bias.data[:] = torch.tensor(bias)
         save_model(folder / f"{name}.safetensors", module, recipe, {})
         made[name] = str(folder / f"{name}.safetensors")
     return made
@@ -125,6 +128,38 @@ def test_segment_writes_the_contracts_files_and_their_numbers_agree(
     assert "Not for clinical use." in shown.out
     assert all(str(out / name) in shown.out for name in OUTPUTS)
     assert shown.err.splitlines() == ["Read 100 %", "Liver 100 %", "Tumor 100 %", "Report 100 %"]
+
+
+def test_one_file_for_both_targets_is_run_once(
+    ct: Path, tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = {"liver": weights["both"], "tumor": weights["both"]}
+    assert segment(ct, tmp_path, both, "--device", "cpu") == 0
+    shown = capsys.readouterr()
+    assert "Liver 422.4 mL. No tumor found." in shown.out
+    stages = ["Read 100 %", "Liver and tumor 100 %", "Report 100 %"]
+    assert shown.err.splitlines() == stages
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "liver_and_tumor" in report["timings_s"]
+    sha256 = read_info(Path(weights["both"])).sha256
+    assert report["models"] == {
+        target: {"name": "both", "sha256": sha256} for target in ("liver", "tumor")
+    }
+
+
+@pytest.mark.parametrize("role", ["liver", "tumor"])
+def test_a_file_for_both_targets_serves_beside_another(
+    ct: Path, tmp_path: Path, weights: dict[str, str], role: str
+) -> None:
+    models = {**weights, role: weights["both"]}
+    assert segment(ct, tmp_path, models, "--device", "cpu", "--progress", "none") == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    other = {"liver": "tumor", "tumor": "liver"}[role]
+    assert {target: model["name"] for target, model in report["models"].items()} == {
+        role: "both",
+        other: other,
+    }
+    assert report["liver"]["volume_ml"] == pytest.approx(422.4)
 
 
 def test_no_output_tells_the_folder_of_the_ct(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import tracemalloc
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,11 +16,12 @@ from torch import Tensor, nn
 
 from LiverTumorSegLib.errors import Cancelled
 from LiverTumorSegLib.sliding_window import (
+    ACTIVATIONS,
+    Output,
     as_channels_last,
     blend_weights,
     flip_sets,
-    probabilities,
-    sliding_window,
+    predict_slices,
     window_starts,
 )
 
@@ -26,6 +30,23 @@ torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread make
 
 def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
+
+
+def predict(
+    network: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    window: Sequence[int],
+    *,
+    output: Output | None = None,
+    low: float = 0.0,
+    overlap: float = 0.5,
+    blend: str = "uniform",
+    **options: object,
+) -> np.ndarray:
+    """All slices in one array (C, *image.shape * scale); one sigmoid channel by default."""
+    output = output or Output("sigmoid", 1, (1,) * image.ndim)
+    settings = {"low": low, "overlap": overlap, "blend": blend, **options}
+    return np.stack([*predict_slices(network, image, window, output, **settings)], axis=1)
 
 
 class Numbered:
@@ -126,8 +147,7 @@ def test_an_unknown_blend_is_answered_with_the_choices() -> None:
 
 def test_a_uniform_blend_by_hand() -> None:
     """Windows 0-3, 2-5 and 3-6 of a line of seven."""
-    network = Numbered(0.2, 0.4, 0.9)
-    result = sliding_window(network, np.ones(7, np.float32), (4,), overlap=0.5, blend="uniform")
+    result = predict(Numbered(0.2, 0.4, 0.9), np.ones(7, np.float32), (4,))
     expected = [0.2, 0.2, 0.3, 0.5, 0.65, 0.65, 0.9]
     np.testing.assert_allclose(result, [expected], rtol=1e-6)
     assert result.dtype == np.float32
@@ -136,8 +156,7 @@ def test_a_uniform_blend_by_hand() -> None:
 def test_a_gaussian_blend_by_hand() -> None:
     """Sigma is half a voxel: weights a = exp(-0.5) and b = exp(-4.5) inside and at the ends."""
     inner, outer = math.exp(-0.5), math.exp(-4.5)
-    network = Numbered(0.2, 0.8)
-    result = sliding_window(network, np.ones(6, np.float32), (4,), overlap=0.5, blend="gaussian")
+    result = predict(Numbered(0.2, 0.8), np.ones(6, np.float32), (4,), blend="gaussian")
     left = (inner * 0.2 + outer * 0.8) / (inner + outer)
     right = (outer * 0.2 + inner * 0.8) / (inner + outer)
     np.testing.assert_allclose(result, [[0.2, 0.2, left, right, 0.8, 0.8]], rtol=1e-6)
@@ -145,10 +164,7 @@ def test_a_gaussian_blend_by_hand() -> None:
 
 def test_a_blend_in_the_plane_by_hand() -> None:
     """Windows of 2x2 one apart on 3x3: corners once, edges twice, the middle four times."""
-    network = Numbered(0.1, 0.2, 0.3, 0.8)
-    result = sliding_window(
-        network, np.ones((3, 3), np.float32), (2, 2), overlap=0.5, blend="uniform"
-    )
+    result = predict(Numbered(0.1, 0.2, 0.3, 0.8), np.ones((3, 3), np.float32), (2, 2))
     expected = [[[0.1, 0.15, 0.2], [0.2, 0.35, 0.5], [0.3, 0.55, 0.8]]]
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
@@ -162,7 +178,7 @@ def test_an_identity_network_returns_the_image(
 ) -> None:
     """Whatever the windows, their blend of equal values is that value: nothing is displaced."""
     image = noise(shape)
-    result = sliding_window(identity, image, window, overlap=0.6, blend=blend)
+    result = predict(identity, image, window, low=-3.0, overlap=0.6, blend=blend)
     assert result.shape == (1, *shape)
     np.testing.assert_allclose(result[0], sigmoid(image), atol=1e-6)
 
@@ -170,8 +186,151 @@ def test_an_identity_network_returns_the_image(
 def test_windows_come_in_order_with_the_image_s_values() -> None:
     image = np.arange(1, 7, dtype=np.float32)
     network = Numbered(0.5, 0.5)
-    sliding_window(network, image, (4,), overlap=0.5, blend="uniform")
+    predict(network, image, (4,))
     assert [seen.tolist() for seen in network.seen] == [[1, 2, 3, 4], [3, 4, 5, 6]]
+
+
+class Placed:
+    """Logits that depend on the values, their place in the window, the channel and the mean.
+
+    Each voxel is repeated by the scale. A window that is displaced, mirrored or weighted wrongly
+    shows in every voxel.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def __call__(self, x: Tensor) -> Tensor:
+        place = torch.arange(x[0, 0].numel()).reshape(x[0, 0].shape) / x[0, 0].numel()
+        logits = [c * place + (c + 1) * x - x.mean() for c in range(self.output.channels)]
+        result = torch.cat(logits, dim=1)
+        for axis, factor in enumerate(self.output.scale):
+            result = result.repeat_interleave(factor, dim=axis + 2)
+        return result
+
+
+def brute_force(
+    image: np.ndarray,
+    window: Sequence[int],
+    output: Output,
+    low: float,
+    overlap: float,
+    blend: str,
+    flips: Sequence[int],
+) -> np.ndarray:
+    """The definition, in double precision and with whole arrays."""
+    network = Placed(output)
+    shape = [size * factor for size, factor in zip(image.shape, output.scale, strict=True)]
+    total, weights = np.zeros((output.channels, *shape)), np.zeros(shape)
+    bells = [
+        [math.exp(-0.5 * ((i - (w * f - 1) / 2) / (w * f / 8)) ** 2) for i in range(w * f)]
+        for w, f in zip(window, output.scale, strict=True)
+    ]
+    weight = np.array(1.0)
+    for bell in bells:
+        weight = np.multiply.outer(weight, bell if blend == "gaussian" else np.ones(len(bell)))
+    weight = np.maximum(weight, 1e-4 * weight.max())
+    for corner in itertools.product(
+        *(window_starts(s, w, overlap) for s, w in zip(image.shape, window, strict=True))
+    ):
+        seen = image[tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))]
+        if (seen <= low).all():
+            continue
+        probabilities = []
+        for axes in flip_sets(flips):
+            mirrored = torch.from_numpy(np.flip(seen, axes).copy())[None, None]
+            logits = np.exp(network(mirrored)[0].double().numpy())
+            one = logits.sum(axis=0) if output.activation == "softmax" else 1 + logits
+            probabilities.append(np.flip(logits / one, [axis + 1 for axis in axes]))
+        place = tuple(
+            slice(a * f, (a + w) * f) for a, w, f in zip(corner, window, output.scale, strict=True)
+        )
+        total[(slice(None), *place)] += np.mean(probabilities, axis=0) * weight
+        weights[place] += weight
+    nothing = np.zeros(output.channels)
+    nothing[0] = output.activation == "softmax"
+    result = np.moveaxis(np.broadcast_to(nothing, (*shape, output.channels)), -1, 0).copy()
+    np.divide(total, weights, out=result, where=weights > 0)
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_windows_give_what_the_definition_gives(data: st.DataObject) -> None:
+    axes = range(data.draw(st.integers(1, 3), "axes"))
+    window = [data.draw(st.integers(1, 4), "window") for _ in axes]
+    shape = [size + data.draw(st.integers(0, 6), "more") for size in window]
+    scale = tuple(data.draw(st.integers(1, 2), "scale") for _ in axes)
+    activation = data.draw(st.sampled_from(["sigmoid", "softmax"]))
+    output = Output(activation, data.draw(st.integers(1, 3), "channels"), scale)
+    overlap = data.draw(st.floats(0, 0.9), "overlap")
+    blend = data.draw(st.sampled_from(["gaussian", "uniform"]))
+    flips = sorted(data.draw(st.sets(st.sampled_from(axes)), "flips"))
+    random = np.random.default_rng(data.draw(st.integers(0, 999), "seed"))
+    low = data.draw(st.sampled_from([-1.5, 0.0]), "low")
+    image = np.maximum(random.uniform(-1, 1, shape).astype(np.float32), np.float32(low))
+    air = data.draw(st.integers(0, shape[0]), "slices of air")
+    image[:air] = low
+
+    result = predict(
+        Placed(output),
+        image,
+        window,
+        output=output,
+        low=low,
+        overlap=overlap,
+        blend=blend,
+        flips=flips,
+    )
+    expected = brute_force(image, window, output, low, overlap, blend, flips)
+    assert result.shape == expected.shape
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+# Slice by slice
+
+
+def test_a_slice_comes_as_soon_as_no_window_reaches_it() -> None:
+    """Windows 0-3, 2-5 and 4-7 of eight slices, of which each becomes two."""
+    network = Numbered(*[0.5] * 3)
+    slices = predict_slices(
+        lambda x: network(x).repeat_interleave(2, dim=2),
+        np.ones((8, 3), np.float32),
+        (4, 3),
+        Output("sigmoid", 1, (2, 1)),
+        low=0.0,
+        overlap=0.5,
+        blend="uniform",
+    )
+    seen = [len(network.seen) for _ in slices]
+    assert seen == [1] * 4 + [2] * 4 + [3] * 8
+
+
+def test_memory_does_not_grow_with_the_number_of_slices() -> None:
+    """Beyond one window's depth, a hundred slices take no more than twenty."""
+
+    def peak_slices(count: int) -> float:
+        image = np.ones((count, 64, 64), np.float32)
+        output = Output("sigmoid", 2, (1, 1, 1))
+        tracemalloc.start()
+        for _ in predict_slices(
+            lambda x: torch.cat([x, x], dim=1),
+            image,
+            (8, 64, 64),
+            output,
+            low=0.0,
+            overlap=0.5,
+            blend="uniform",
+        ):
+            pass
+        peak = tracemalloc.get_traced_memory()[1] / image[0].nbytes
+        tracemalloc.stop()
+        return peak
+
+    few = peak_slices(20)
+    assert few > 8 * 3, "two channels and the weights of one window"
+    assert peak_slices(100) < few + 1
 
 
 # Empty windows
@@ -181,31 +340,47 @@ def test_windows_of_nothing_are_not_predicted() -> None:
     """Only windows 0-1 and 4-5 hold something; the answer between them is 0."""
     image = np.array([0, 1, 0, 0, 2, 0], np.float32)
     network = Numbered(0.6, 0.7)
-    result = sliding_window(network, image, (2,), overlap=0.0, blend="uniform")
+    result = predict(network, image, (2,), overlap=0.0)
     np.testing.assert_allclose(result, [[0.6, 0.6, 0, 0, 0.7, 0.7]], rtol=1e-6)
     assert len(network.seen) == 2
 
 
+@pytest.mark.parametrize("low", [-1.0, 0.25])
+def test_nothing_is_what_is_not_above_the_value_of_air(low: float) -> None:
+    image = np.array([low - 0.5, low, low, low + 0.5], np.float32)
+    result = predict(Numbered(0.6), image, (2,), low=low, overlap=0.0)
+    np.testing.assert_allclose(result, [[0, 0, 0.6, 0.6]], rtol=1e-6)
+
+
+def test_nothing_is_background_after_a_softmax() -> None:
+    image = np.array([0, 0, 1, 1], np.float32)
+    output = Output("softmax", 3, (1,))
+    result = predict(lambda x: torch.cat([x, x, x], dim=1), image, (2,), output=output, overlap=0.0)
+    third = 1 / 3
+    expected = [[1, 1, third, third], [0, 0, third, third], [0, 0, third, third]]
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
+
+
 def test_a_skipped_window_does_not_dilute_its_neighbors() -> None:
     image = np.array([1, 0, 0], np.float32)
-    network = Numbered(0.6)
-    result = sliding_window(network, image, (2,), overlap=0.5, blend="uniform")
+    result = predict(Numbered(0.6), image, (2,))
     np.testing.assert_allclose(result, [[0.6, 0.6, 0]], rtol=1e-6)
 
 
-def test_an_empty_image_needs_no_network() -> None:
+@pytest.mark.parametrize("output", [Output("sigmoid", 2, (1, 2)), Output("softmax", 3, (1, 1))])
+def test_an_empty_image_needs_no_network(output: Output) -> None:
     fractions: list[float] = []
-    result = sliding_window(
+    result = predict(
         Numbered(),
         np.zeros((4, 6), np.float32),
         (2, 2),
-        overlap=0.5,
-        blend="gaussian",
+        output=output,
         on_progress=fractions.append,
     )
-    assert result.shape == (1, 4, 6)
+    assert result.shape == (output.channels, 4, 6 * output.scale[1])
     assert result.dtype == np.float32
-    assert not result.any()
+    assert (result[0] == (output.activation == "softmax")).all()
+    assert not result[1:].any()
     assert fractions == [1.0]
 
 
@@ -222,31 +397,25 @@ class Doubled(nn.Module):
 @pytest.mark.parametrize("blend", ["gaussian", "uniform"])
 def test_an_output_may_be_finer_than_the_image(blend: str) -> None:
     image = noise((5, 7))
-    result = sliding_window(Doubled(), image, (4, 4), overlap=0.5, blend=blend)
+    output = Output("sigmoid", 1, (1, 2))
+    result = predict(Doubled(), image, (4, 4), output=output, low=-3.0, blend=blend)
     assert result.shape == (1, 5, 14)
     np.testing.assert_allclose(result[0], sigmoid(image).repeat(2, axis=1), atol=1e-6)
 
 
-def test_several_channels_are_a_softmax() -> None:
-    image = noise((5,))
-    result = sliding_window(
-        lambda x: torch.cat([x, 2 * x, 0 * x], dim=1), image, (4,), overlap=0.5, blend="gaussian"
-    )
-    exponentials = np.exp([image, 2 * image, 0 * image])
-    np.testing.assert_allclose(result, exponentials / exponentials.sum(axis=0), atol=1e-6)
-
-
-def test_one_channel_is_a_sigmoid() -> None:
-    logits = torch.tensor([-1.0, 0.0, 3.0]).reshape(1, 1, 3)
-    expected = [1 / (1 + math.e), 0.5, 1 / (1 + math.exp(-3))]
-    torch.testing.assert_close(probabilities(logits).flatten(), torch.tensor(expected))
+def test_channels_after_a_softmax_share_1_and_after_a_sigmoid_stand_alone() -> None:
+    logits = torch.tensor([[-1.0], [0.0], [3.0]])[None]
+    alone = [1 / (1 + math.e), 0.5, 1 / (1 + math.exp(-3))]
+    total = math.exp(-1) + 1 + math.exp(3)
+    shared = [math.exp(-1) / total, 1 / total, math.exp(3) / total]
+    for name, expected in (("sigmoid", alone), ("softmax", shared)):
+        got = ACTIVATIONS[name](logits).flatten()
+        torch.testing.assert_close(got, torch.tensor(expected))
 
 
 def test_half_precision_logits_become_float32_probabilities() -> None:
     image = noise((4,))
-    result = sliding_window(
-        lambda x: x.to(torch.bfloat16), image, (4,), overlap=0.5, blend="uniform"
-    )
+    result = predict(lambda x: x.to(torch.bfloat16), image, (4,), low=-3.0)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[0], sigmoid(image), atol=0.01)
 
@@ -268,22 +437,51 @@ def test_mirrored_predictions_are_turned_back_and_averaged() -> None:
         return line.expand_as(x)
 
     image = np.ones((2, 2), np.float32)
-    plain = sliding_window(position, image, (2, 2), overlap=0.5, blend="uniform")
+    plain = predict(position, image, (2, 2))
     np.testing.assert_allclose(plain[0], [[0.2, 0.8]] * 2, rtol=1e-6)
-    rows = sliding_window(position, image, (2, 2), overlap=0.5, blend="uniform", flips=(0,))
+    rows = predict(position, image, (2, 2), flips=(0,))
     np.testing.assert_allclose(rows[0], [[0.2, 0.8]] * 2, rtol=1e-6)
-    both = sliding_window(position, image, (2, 2), overlap=0.5, blend="uniform", flips=(0, 1))
+    both = predict(position, image, (2, 2), flips=(0, 1))
     np.testing.assert_allclose(both[0], [[0.5, 0.5]] * 2, rtol=1e-6)
+
+
+def test_probabilities_are_averaged_and_not_logits() -> None:
+    """0.1 and 0.6 have the mean 0.35; their logits' would be 0.29."""
+
+    def position(x: Tensor) -> Tensor:
+        return torch.tensor([logit(0.1), logit(0.6)]).expand_as(x)
+
+    result = predict(position, np.ones(2, np.float32), (2,), flips=(0,))
+    np.testing.assert_allclose(result, [[0.35, 0.35]], rtol=1e-6)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.sets(st.integers(0, 2)))
 def test_flips_change_nothing_for_a_network_without_a_preferred_side(axes: set[int]) -> None:
     image = noise((3, 4, 5))
-    result = sliding_window(
-        identity, image, (2, 3, 4), overlap=0.5, blend="gaussian", flips=sorted(axes)
-    )
+    options = {"low": -3.0, "blend": "gaussian", "flips": sorted(axes)}
+    result = predict(identity, image, (2, 3, 4), **options)
     np.testing.assert_allclose(result[0], sigmoid(image), atol=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.sets(st.integers(0, 2)))
+def test_with_flips_a_mirrored_image_gives_the_mirrored_result(axes: set[int]) -> None:
+    """Of any network, here of random convolutions; without flips it does not.
+
+    The windows lie alike from both ends, for they are even and so are the steps.
+    """
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 1)).eval()
+    image = noise((6, 8, 10))
+    options = {"output": Output("sigmoid", 2, (1, 1, 1)), "low": -3.0, "blend": "gaussian"}
+    mirror = sorted(axes)
+    turned = [axis + 1 for axis in mirror]
+    for flips, equivariant in (((0, 1, 2), True), ((), not axes)):
+        plain = predict(network, image, (4, 4, 4), flips=flips, **options)
+        mirrored = predict(network, np.flip(image, mirror), (4, 4, 4), flips=flips, **options)
+        same = np.allclose(mirrored, np.flip(plain, turned), atol=1e-6)
+        assert same == equivariant
 
 
 # Progress
@@ -291,15 +489,15 @@ def test_flips_change_nothing_for_a_network_without_a_preferred_side(axes: set[i
 
 def test_progress_rises_from_0_to_1_in_even_steps() -> None:
     fractions: list[float] = []
-    sliding_window(
-        identity,
-        np.ones(10, np.float32),
-        (4,),
-        overlap=0.5,
-        blend="uniform",
-        on_progress=fractions.append,
-    )
+    predict(identity, np.ones(10, np.float32), (4,), on_progress=fractions.append)
     assert fractions == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_progress_counts_predicted_windows_only() -> None:
+    fractions: list[float] = []
+    image = np.array([0, 0, 1, 1, 0, 0, 1, 1, 0, 0], np.float32)
+    predict(identity, image, (2,), overlap=0.0, on_progress=fractions.append)
+    assert fractions == [0, 0.5, 1]
 
 
 def test_raising_in_the_hook_stops_before_the_next_window() -> None:
@@ -310,28 +508,21 @@ def test_raising_in_the_hook_stops_before_the_next_window() -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        sliding_window(
-            network,
-            np.ones(10, np.float32),
-            (4,),
-            overlap=0.5,
-            blend="uniform",
-            on_progress=cancel,
-        )
+        predict(network, np.ones(10, np.float32), (4,), on_progress=cancel)
     assert len(network.seen) == 2
 
 
 @pytest.mark.parametrize("shape", [(3, 8), (8, 3)])
 def test_an_image_smaller_than_the_window_is_refused(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="smaller than the window") as caught:
-        sliding_window(identity, np.ones(shape, np.float32), (4, 4), overlap=0, blend="uniform")
+        predict(identity, np.ones(shape, np.float32), (4, 4))
     assert str(shape) in str(caught.value)
     assert "(4, 4)" in str(caught.value)
 
 
 def test_other_dimensions_than_the_window_s_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
-        sliding_window(identity, np.ones((4, 4), np.float32), (4,), overlap=0, blend="uniform")
+        predict(identity, np.ones((4, 4), np.float32), (4,))
 
 
 # Layout

@@ -250,6 +250,20 @@ def run_python(code, cwd):
     return result.stdout.split()
 
 
+def test_models_for_both_targets_are_offered_for_each(monkeypatch):
+    """As the panel's two lists show them; what is installed is not asked for its tensors."""
+    from LiverTumorSegLib import checkpoint
+    from LiverTumorSegLib.recipes import RECIPES
+
+    listed = [
+        checkpoint.ModelInfo(name, Path(name), RECIPES[name].target, RECIPES[name], {}, "", False)
+        for name in ("rmau-net", "starter-liver", "starter-tumor")
+    ]
+    monkeypatch.setattr(checkpoint, "list_models", lambda: tuple(listed))
+    assert module.installedModels("liver") == ["rmau-net", "starter-liver"]
+    assert module.installedModels("tumor") == ["rmau-net", "starter-tumor"]
+
+
 def test_the_panel_needs_nothing_that_apply_installs(tmp_path):
     """Slicer's own packages are enough until Apply: no PyTorch, not even requirements.txt."""
     code = (
@@ -266,7 +280,7 @@ def test_the_panel_needs_nothing_that_apply_installs(tmp_path):
 def test_a_run_needs_only_what_slicer_has_and_apply_installs(tmp_path):
     """What pyproject.toml lists for the command line alone must not be needed in Slicer."""
     code = (
-        BLOCKED.format(names=("skimage", "tqdm", "PIL", "pydicom", "nibabel"))
+        BLOCKED.format(names=("tqdm", "PIL", "pydicom", "nibabel"))
         + CHECKOUT
         + "from LiverTumorSegLib import checkpoint, measure, networks, segment\n"
         "print('done')"

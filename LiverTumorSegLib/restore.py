@@ -1,0 +1,156 @@
+"""The way back: from a network's output, slice by slice, to masks on the CT's own grid.
+
+Probabilities are interpolated first and decided on afterwards. Only a few slices are held at a
+time, so memory stays near that of the masks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from LiverTumorSegLib.preprocess import Grid, orient
+from LiverTumorSegLib.recipe import Recipe, Triple
+from LiverTumorSegLib.resample import linear_weights
+
+
+def restore(
+    slices: Iterable[np.ndarray],
+    grid: Grid,
+    scale: Sequence[int],
+    image_shape: Triple,
+    recipe: Recipe,
+    targets: Sequence[str],
+    *,
+    probabilities: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Bring a network's output back to the CT's grid and decide on every voxel.
+
+    Args:
+        slices: float32 (C, y, x) probabilities, all slices of the padded grid times `scale`.
+        grid: of the prepared CT.
+        scale: how much finer the output is than the padded grid, along (z, y, x).
+        image_shape: shape of the CT.
+        recipe: what the channels are, and how to decide.
+        targets: which of the recipe's masks to make.
+        probabilities: also give the probabilities.
+
+    Returns:
+        By target, bool (z, y, x) and, if asked for, float16 probabilities; both of `image_shape`.
+    """
+    masks = {target: np.zeros(image_shape, dtype=bool) for target in targets}
+    kept = {target: np.zeros(image_shape, np.float16) for target in targets if probabilities}
+    on_ct = tuple(
+        slice(max(start, 0), min(stop, size))
+        for (start, stop), size in zip(grid.box, grid.oriented_shape, strict=True)
+    )
+    z, y, x = (
+        slice(part.start - start, part.stop - start)
+        for part, (start, _) in zip(on_ct, grid.box, strict=True)
+    )
+
+    def put(results: dict[str, np.ndarray], row: int, planes: dict[str, np.ndarray]) -> None:
+        for target, result in results.items():
+            orient(result, grid.axes, grid.flips)[on_ct][row] = planes[target]
+
+    for row, values in enumerate(restored_slices(slices, grid, scale), start=-z.start):
+        if 0 <= row < z.stop - z.start:
+            put(masks, row, decide(values[:, y, x], recipe))
+            if probabilities:
+                put(kept, row, likelihoods(values[:, y, x], recipe))
+    return masks, kept
+
+
+def restored_slices(
+    slices: Iterable[np.ndarray], grid: Grid, scale: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Yield, for each slice of the crop box, the interpolated float32 (C, y, x) probabilities.
+
+    Args:
+        slices: (C, y, x), all of the padded grid times `scale`; taken one by one, to the last.
+        grid: of the prepared CT.
+        scale: how much finer the output is than the padded grid, along (z, y, x).
+    """
+    box_shape = [stop - start for start, stop in grid.box]
+    z_weights, y_weights, x_weights = (
+        _axis_weights(length * factor, size, grid)
+        for length, factor, size in zip(grid.shape, scale, box_shape, strict=True)
+    )
+    z, y, x = (
+        slice(before * factor, (before + length) * factor)
+        for (before, _), length, factor in zip(grid.padding, grid.shape, scale, strict=True)
+    )
+    rest = iter(slices)
+    inner = (values[:, y, x] for values in itertools.islice(rest, z.start, z.stop))
+    for values in inner if z_weights is None else _mixed(inner, z_weights):
+        if y_weights is not None:
+            values = y_weights @ values
+        if x_weights is not None:
+            values = values @ x_weights.T
+        yield values
+    deque(rest, maxlen=0)  # padding, and what a coarser grid skips; whoever counts slices gets all
+
+
+def _axis_weights(before: int, after: int, grid: Grid) -> np.ndarray | None:
+    """The matrix (after, before) that resamples an axis, None where nothing changes."""
+    if before == after:
+        return None
+    return linear_weights(before, after, align_corners=grid.align_corners)
+
+
+def _mixed(slices: Iterator[np.ndarray], weights: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the weighted sum of slices for each row of a matrix whose rows move forward."""
+    held: deque[np.ndarray] = deque()
+    first = 0  # index of the first slice held
+    for row in weights:
+        used = np.flatnonzero(row)
+        for _ in range(first, used[0]):
+            if held:
+                held.popleft()
+            else:
+                next(slices)
+            first += 1
+        while first + len(held) <= used[-1]:
+            held.append(next(slices))
+        near = np.stack([held[index - first] for index in used])
+        yield np.tensordot(row[used], near, axes=1)
+
+
+def decide(values: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Bool masks by target of probabilities (C, ...).
+
+    After a sigmoid each channel is compared with the threshold; after a softmax the largest of
+    background, liver and tumor wins, and a tumor is liver too.
+    """
+    if recipe.inference.activation == "softmax":
+        label = values.argmax(axis=0)
+        return {"liver": label >= 1, "tumor": label == 2}
+    return dict(zip(recipe.targets, values >= recipe.inference.threshold, strict=True))
+
+
+def likelihoods(values: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Probabilities by target of those of the channels (C, ...); the liver's with its tumors'."""
+    if recipe.inference.activation == "softmax":
+        return {"liver": values[1] + values[2], "tumor": values[2]}
+    return dict(zip(recipe.targets, values, strict=True))
+
+
+def slices_of(mask: np.ndarray, grid: Grid) -> range:
+    """The slices of the padded grid that voxels of a mask on the CT are restored from.
+
+    Args:
+        mask: bool (z, y, x) on the CT.
+        grid: of the prepared CT.
+    """
+    start, stop = grid.box[0]
+    inside = orient(mask, grid.axes, grid.flips)[max(start, 0) : stop].any(axis=(1, 2))
+    rows = np.flatnonzero(inside) - min(start, 0)
+    if not rows.size:
+        return range(0)
+    weights = _axis_weights(grid.shape[0], stop - start, grid)
+    used = rows if weights is None else np.flatnonzero(weights[rows].any(axis=0))
+    before = grid.padding[0][0]
+    return range(before + int(used[0]), before + int(used[-1]) + 1)

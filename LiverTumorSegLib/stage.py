@@ -1,0 +1,197 @@
+"""One network over one CT: prepare, predict slice by slice, restore, post-process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from LiverTumorSegLib.backends import Predict, predictor
+from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.postprocess import clean_liver, clean_tumor
+from LiverTumorSegLib.preprocess import network_input, prepare
+from LiverTumorSegLib.recipe import Recipe, Triple
+from LiverTumorSegLib.restore import decide, restore, slices_of
+from LiverTumorSegLib.sliding_window import Output, predict_slices
+from LiverTumorSegLib.volume import Volume
+
+Report = Callable[[float], None]
+PredictSlices = Callable[[np.ndarray, Report], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one network finds, by target ("liver", "tumor"), on the CT's grid.
+
+    Attributes:
+        masks: bool (z, y, x).
+        probabilities: float16 (z, y, x), before post-processing; empty if not asked for.
+    """
+
+    masks: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]
+
+
+def run_stage(
+    volume: Volume,
+    model: Model,
+    device: torch.device,
+    backend: str,
+    flips: bool,
+    probabilities: bool,
+    on_progress: Report,
+    liver: np.ndarray | None = None,
+) -> StageResult:
+    """Run a network over a CT.
+
+    A network of slices is spared the slices that cannot matter: those without the liver given, or
+    those far from where the recipe's first look finds something.
+
+    Args:
+        volume: the CT.
+        model: its weights and recipe.
+        device: where to run.
+        backend: "torch" or "openvino".
+        flips: average mirrored predictions.
+        probabilities: also restore the probabilities.
+        on_progress: told the share done; cancels by raising.
+        liver: bool (z, y, x), in which tumors are searched; then only tumors are given, whatever
+            else the network finds. Without it, tumors lie in the liver that the network finds, if
+            it finds livers.
+
+    Raises:
+        InputError: the network has other channels than its recipe needs.
+    """
+    recipe = model.recipe
+    on_progress(0.0)
+    prepared = prepare(volume, recipe.preprocessing, liver)
+    grid, low = prepared.grid, prepared.scale.low
+    liver_crop = recipe.preprocessing.liver_crop
+    image = network_input(prepared, liver_crop.mask_mm if liver_crop else None)
+    del prepared
+    output = output_of(model)
+    predict = slice_predictor(model, image.shape, output, low, device, backend, flips)
+
+    share = 0.0  # of the progress: what a first look takes
+    if model.network.dimensions == 2:
+        keep, prepass = range(len(image)), recipe.inference.prepass
+        if liver is not None:
+            keep = slices_of(liver, grid)
+        elif prepass and len(image) > 2 * prepass.margin_slices:
+            share = 1 / prepass.every_slices
+            keep = first_look(predict, image, recipe, lambda done: on_progress(done * share))
+        image[: keep.start] = image[keep.stop :] = low
+
+    masks, kept = restore(
+        predict(image, lambda done: on_progress(share + done * (1 - share))),
+        grid,
+        output.scale,
+        volume.hu.shape,
+        recipe,
+        recipe.targets if liver is None else ("tumor",),
+        probabilities=probabilities,
+    )
+    if "liver" in masks:
+        liver = masks["liver"] = clean_liver(masks["liver"], recipe.inference)
+    if "tumor" in masks:
+        tumor = masks["tumor"] if liver is None else masks["tumor"] & liver
+        voxel_mm3 = volume.geometry.voxel_ml * 1000.0
+        masks["tumor"] = clean_tumor(tumor, recipe.inference, voxel_mm3)
+    return StageResult(masks, kept)
+
+
+def output_of(model: Model) -> Output:
+    """What the network of a model must give for a window, by its recipe."""
+    activation = model.recipe.inference.activation
+    channels = 3 if activation == "softmax" else len(model.recipe.targets)
+    scale = getattr(model.network, "head_scale", (1, 1, 1))
+    return Output(activation, channels, (1, *scale)[-3:])
+
+
+def slice_predictor(
+    model: Model,
+    shape: Triple,
+    output: Output,
+    low: float,
+    device: torch.device,
+    backend: str,
+    flips: bool,
+) -> PredictSlices:
+    """A function from an image (z, y, x) to its probabilities, slice by slice.
+
+    Args:
+        model: weights and recipe.
+        shape: of the padded image. Along an axis where it is smaller than the recipe's patch, so is
+            the window; along z the window of a network of slices is always one slice.
+        output: what the network must give for a window.
+        low: the image's value of air.
+        device: where to run.
+        backend: "torch" or "openvino".
+        flips: average mirrored predictions.
+    """
+    inference = model.recipe.inference
+    depth, height, width = (min(s) for s in zip(model.recipe.patch or shape, shape, strict=True))
+    window = (1 if model.network.dimensions == 2 else depth, height, width)
+    network = checked(predictor(model.network, window, backend, device), model, output, window)
+
+    def predict(image: np.ndarray, on_progress: Report) -> Iterator[np.ndarray]:
+        return predict_slices(
+            network,
+            image,
+            window,
+            output,
+            low=low,
+            overlap=inference.overlap,
+            blend=inference.blend,
+            flips=inference.flips if flips else (),
+            device=device,
+            on_progress=on_progress,
+        )
+
+    return predict
+
+
+def checked(predict: Predict, model: Model, output: Output, window: Triple) -> Predict:
+    """The same function, which refuses logits of another shape than the recipe needs."""
+    voxels = [size * factor for size, factor in zip(window, output.scale, strict=True)]
+    wanted = [output.channels, *voxels]
+
+    def checking(tensor: Tensor) -> Tensor:
+        logits = predict(tensor)
+        if list(logits.shape[1:]) != wanted:
+            raise InputError(
+                f"Model {model.name}: expected {output.channels} channel(s) for "
+                f"{' and '.join(model.recipe.targets)} by {output.activation}, so an output of "
+                f"{wanted}, found {list(logits.shape[1:])}. Export it with a recipe that fits."
+            )
+        return logits
+
+    return checking
+
+
+def first_look(
+    predict: PredictSlices, image: np.ndarray, recipe: Recipe, on_progress: Report
+) -> range:
+    """The slices from the first to the last that shows something, with margin; or none.
+
+    Args:
+        predict: gives the (C, y, x) probabilities of an image slice by slice.
+        image: (z, y, x) network values.
+        recipe: which slices to look at, and how to decide. Its first target is looked for.
+        on_progress: told the share done.
+    """
+    prepass = recipe.inference.prepass
+    assert prepass is not None
+    every, margin = prepass.every_slices, prepass.margin_slices
+    shown = [
+        index * every
+        for index, values in enumerate(predict(image[::every], on_progress))
+        if decide(values, recipe)[recipe.targets[0]].any()
+    ]
+    if not shown:
+        return range(0)
+    return range(max(shown[0] - margin, 0), min(shown[-1] + margin + 1, len(image)))
