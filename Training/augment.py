@@ -1,8 +1,16 @@
-"""Random training windows: one resampling for crop, rotation, scale and elastic change, then HU."""
+"""Random training samples: one resampling for crop, rotation, scale and elastic change, then HU.
+
+Every change of place is one map from the window's voxels to those of the case, so that image and
+labels are interpolated once, whatever the recipe combines. Flips and whole-voxel shifts need no
+interpolation, and a sample without any other change is, bit for bit, a part of what inference feeds
+the network.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,136 +18,158 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from LiverTumorSegLib.preprocess import padded_shape
-from LiverTumorSegLib.recipe import Augmentation, Recipe, Triple
-from Training.dataset import PreparedCase, output_scale
+from LiverTumorSegLib.intensity import Scale
+from LiverTumorSegLib.preprocess import blank_far
+from LiverTumorSegLib.recipe import (
+    Augmentation,
+    ControlPoints,
+    Recipe,
+    SliceSampling,
+    SmoothedNoise,
+    Triple,
+)
+from Training.cache import PreparedCase, output_scale
+from Training.sampling import BACKGROUND, centered, draw_class_window, draw_window, window_shape
 
-FAR_MM = 20.0
+BEYOND_MM = 1e3  # distance to the liver beyond the image: farther than any that is kept
+SMALLEST_BLUR = 0.2  # a Gaussian of this deviation moves less than 1e-5 to the next voxel
+NODES_PER_SIGMA = 3
 
 
 @dataclass(frozen=True)
-class Source:
-    """A prepared case as tensors, with the places from which windows are drawn.
+class Place:
+    """Where a window's voxels are looked up in a case; all in voxels of the image, (z, y, x).
 
     Attributes:
-        image: (1, 2, z, y, x) the image, and closeness to the liver: FAR_MM minus the distance, at
-            least 0; all FAR_MM without a liver crop.
-        labels: (1, 1, z, y, x) float labels on the output grid.
-        spacing_mm: of the image, (z, y, x).
-        lesions: for each lesion, its voxels as shares (0 to 1) of each axis, (n, 3).
-        liver: the same for the liver.
+        start: first voxel of the window.
+        shape: of the window.
+        pivot: the point of the window's frame that the matrix turns about ...
+        origin: ... and where it is looked up; positions count from the voxels' outer edges.
+        matrix: 3x3, from the window's frame to the case; None if nothing is moved.
+        displacement: float32 (1, 3, *shape) added to each voxel's position, or None.
     """
 
-    image: Tensor
-    labels: Tensor
-    spacing_mm: tuple[float, float, float]
-    lesions: tuple[np.ndarray, ...]
-    liver: np.ndarray
-
-
-def make_source(case: PreparedCase) -> Source:
-    """Convert a prepared case."""
-    closeness = np.full_like(case.image, FAR_MM)
-    if case.liver_distance_mm is not None:
-        closeness = np.maximum(FAR_MM - case.liver_distance_mm, 0).astype(np.float32)
-    shape = np.array(case.labels.shape)
-    components, count = ndimage.label(case.labels == 2, np.ones((3, 3, 3)))
-    boxes = ndimage.find_objects(components)
-    lesions = []
-    for number, box in enumerate(boxes, start=1):
-        offset = np.array([piece.start for piece in box])
-        lesions.append((np.argwhere(components[box] == number) + offset + 0.5) / shape)
-    assert len(lesions) == count
-    liver = (np.argwhere(case.labels > 0)[::50] + 0.5) / shape
-    return Source(
-        image=torch.from_numpy(np.stack([case.image, closeness]))[None],
-        labels=torch.from_numpy(case.labels.astype(np.float32))[None, None],
-        spacing_mm=case.spacing_mm,
-        lesions=tuple(lesions),
-        liver=liver,
-    )
+    start: np.ndarray
+    shape: Triple
+    pivot: np.ndarray
+    origin: np.ndarray
+    matrix: np.ndarray | None
+    displacement: Tensor | None
 
 
 def draw_sample(
-    source: Source, recipe: Recipe, random: np.random.Generator
+    case: PreparedCase, recipe: Recipe, random: np.random.Generator, z: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """One augmented window.
 
+    Where a recipe draws windows of slices by class, the class is looked for in the labels of the
+    whole slice after it has been rotated, scaled and deformed, and the window is cut from that. The
+    image is then interpolated at the window's pixels only, at the very positions that it would have
+    been in the whole slice. The flips follow the cut: a pixel of a class is drawn as often, and the
+    window clamped alike, in a slice and in its mirror image.
+
     Args:
-        source: the case.
-        recipe: its patch, sampling, augmentation and target.
+        case: the case.
+        recipe: its patch, sampling and augmentation.
         random: the only source of randomness.
+        z: the slice, for recipes that sample slices.
 
     Returns:
-        image (1, *patch) as the network sees it, and its 0/1 target (1, *patch * output scale).
+        float32 image (1, *patch) as the network sees it, and its uint8 labels
+        (1, *patch * output scale).
     """
-    augmentation = recipe.training.augmentation
-    size: Triple = tuple(source.image.shape[2:])  # type: ignore[assignment]
-    patch = recipe.patch or padded_shape(size, recipe.preprocessing)
-    scale = output_scale(recipe)
-    center = draw_center(source, recipe, random)
-    matrix = draw_matrix(augmentation, source.spacing_mm, random)
-    center = center + random.uniform(-1, 1, 3) * augmentation.shift
-    field = draw_field(augmentation.elastic_voxels, random)
-    start = np.ceil(center * size - np.array(patch) / 2).astype(int)
-
-    def sample(volume: Tensor, factor: Triple, mode: str) -> Tensor:
-        if field is None and np.allclose(matrix, np.eye(3), rtol=0, atol=1e-12):
-            return exact_window(volume, start * factor, np.multiply(patch, factor))
-        grid = window_grid(patch, factor, size, start, matrix, field)
-        return F.grid_sample(volume, grid, mode=mode, align_corners=False)[0]
-
-    image, closeness = sample(source.image, (1, 1, 1), "bilinear").split(1)
-    labels = sample(source.labels, scale, "nearest")
-    coarse_labels = labels[:, :: scale[0], :: scale[1], :: scale[2]]
-    image = change_hu(image, coarse_labels, recipe, random)
-    crop = recipe.preprocessing.liver_crop
-    if crop:
-        image = torch.where(
-            closeness >= FAR_MM - random.uniform(*crop.training_mask_mm), image, 0.0
+    sampling, augmentation = recipe.training.sampling, recipe.training.augmentation
+    patch, scale = window_shape(case, recipe), output_scale(recipe)
+    by_class = isinstance(sampling, SliceSampling) and sampling.class_ratios is not None
+    shape = whole_slice(case, patch) if by_class else patch
+    if z is None:
+        start = draw_window(case, recipe, random)
+    else:
+        start = np.array([z, *map(centered, case.image.shape[1:], shape[1:])])
+    place = draw_place(augmentation, start, shape, case.spacing_mm, random)
+    labels = look_up(case.labels, place, scale, BACKGROUND, "nearest")
+    if by_class:
+        first = draw_class_window(
+            labels[0, :: scale[1], :: scale[2]], patch[1:], sampling.class_ratios, random
         )
-    target = labels == 2 if recipe.target == "tumor" else labels > 0
-    return image, target.float()
+        place = part_of(place, np.array([0, *first]), patch)
+        labels = plain_window(labels, np.array([0, *first]) * scale, np.multiply(patch, scale), 0)
+    image = look_up(case.image, place, (1, 1, 1), case.scale.low, "bilinear")
+    liver = labels[:: scale[0], :: scale[1], :: scale[2]] != BACKGROUND
+    image = change_hu(image, liver, augmentation, case.scale, random)
+    crop = recipe.preprocessing.liver_crop
+    if crop is not None and case.liver_distance_mm is not None:
+        distance = look_up(case.liver_distance_mm, place, (1, 1, 1), BEYOND_MM, "bilinear")
+        image = blank_far(image, distance, random.uniform(*crop.training_mask_mm), case.scale.low)
+    flips = [a for a in augmentation.flips if random.random() < augmentation.flip_probability]
+    image, labels = (np.flip(array, flips).copy() for array in (image, labels))
+    return torch.from_numpy(image)[None], torch.from_numpy(labels)[None]
 
 
-def draw_center(source: Source, recipe: Recipe, random: np.random.Generator) -> np.ndarray:
-    """Center of the window as shares (z, y, x): on the target, in the liver, or anywhere.
+def whole_slice(case: PreparedCase, patch: Triple) -> Triple:
+    """A slice of the image, in the plane at least as large as the patch."""
+    _, y, x = np.maximum(case.image.shape, patch).tolist()
+    return 1, y, x
 
-    Without a patch the window is the whole grid. With a liver crop the image is the liver's box, so
-    windows that need no target are centered on a voxel of the liver.
+
+# Changes of place
+
+
+def draw_place(
+    augmentation: Augmentation,
+    start: np.ndarray,
+    shape: Triple,
+    spacing_mm: tuple[float, float, float],
+    random: np.random.Generator,
+) -> Place:
+    """A window, moved as the augmentation says; a window of one slice stays in its slice.
+
+    The window is shifted by whole voxels; then what it shows is rotated in mm, scaled, stretched
+    and enlarged about its middle, and deformed.
     """
-    if recipe.patch is None:
-        return np.full(3, 0.5)
-    sampling = recipe.training.sampling
-    if source.lesions and random.random() < sampling.target_share:
-        lesion = source.lesions[random.integers(len(source.lesions))]
-        jitter = random.uniform(-0.3, 0.3, 3) * recipe.patch / source.image.shape[2:]
-        return lesion[random.integers(len(lesion))] + jitter
-    if recipe.preprocessing.liver_crop:
-        return source.liver[random.integers(len(source.liver))]
-    slices = source.image.shape[2]
-    margin = sampling.liver_margin_slices / slices
-    low, high = 0.0, 1.0
-    if random.random() < sampling.liver_share:
-        low = max(0.0, source.liver[:, 0].min() - margin)
-        high = min(1.0, source.liver[:, 0].max() + margin)
-    return np.array([random.uniform(low, high), 0.5, 0.5])
+    flat = np.array(shape) == 1
+    largest_shift = np.where(flat, 0, augmentation.shift * np.array(shape))
+    start = start + np.rint(random.uniform(-1, 1, 3) * largest_shift).astype(int)
+    turn = draw_matrix(augmentation, spacing_mm, flat[0], random)
+    kept = np.array([1.0, *random.uniform(*augmentation.crop, 2)])
+    off_middle = random.uniform(-1, 1, 3) * (1 - kept) * shape / 2
+    displacement = draw_displacement(augmentation.elastic, shape, random)
+    pivot = start + np.array(shape) / 2
+    matrix = turn @ np.diag(kept)
+    still = displacement is None and np.allclose(matrix, np.eye(3), rtol=0, atol=1e-12)
+    return Place(
+        start=start,
+        shape=shape,
+        pivot=pivot,
+        origin=pivot + turn @ off_middle,
+        matrix=None if still else matrix,
+        displacement=displacement,
+    )
 
 
 def draw_matrix(
-    augmentation: Augmentation, spacing_mm: tuple[float, float, float], random: np.random.Generator
+    augmentation: Augmentation,
+    spacing_mm: tuple[float, float, float],
+    flat: bool,
+    random: np.random.Generator,
 ) -> np.ndarray:
-    """3x3 matrix from window voxels to image voxels, (z, y, x): rotation in mm, scale and flips."""
-    angle_z = np.radians(random.uniform(-1, 1) * augmentation.rotation_degrees)
-    angle_y, angle_x = np.radians(random.uniform(-0.5, 0.5, 2) * augmentation.rotation_degrees)
-    rotation = rotate(1, 2, angle_z) @ rotate(0, 2, angle_y) @ rotate(0, 1, angle_x)
-    stretch = np.exp(random.uniform(*np.log(augmentation.stretch), 3))
-    zoom = np.exp(random.uniform(*np.log(augmentation.scale)))
-    mirror = np.ones(3)
-    for axis in augmentation.flips:
-        mirror[axis] = random.choice([-1.0, 1.0])
+    """3x3 matrix from the window's voxels to those of the case, (z, y, x).
+
+    A rotation in mm about the z, the y and the x axis, of which a slice has the first alone, after
+    division by the factors of size.
+    """
+    angles = np.radians(random.uniform(-1, 1, 3) * augmentation.rotation_degrees)
+    if random.random() >= augmentation.rotation_probability:
+        angles = np.zeros(3)
+    if flat:
+        angles[1:] = 0
+    zoom = random.uniform(*augmentation.scale)
+    if random.random() >= augmentation.scale_probability:
+        zoom = 1.0
+    size = zoom * random.uniform(*augmentation.stretch, 3)
+    rotation = rotate(1, 2, angles[0]) @ rotate(0, 2, angles[1]) @ rotate(0, 1, angles[2])
     spacing = np.array(spacing_mm)
-    return np.diag(1 / spacing) @ rotation @ np.diag(spacing * mirror / (stretch * zoom))
+    return np.diag(1 / spacing) @ rotation @ np.diag(spacing / size)
 
 
 def rotate(a: int, b: int, angle: float) -> np.ndarray:
@@ -150,77 +180,173 @@ def rotate(a: int, b: int, angle: float) -> np.ndarray:
     return matrix
 
 
-def draw_field(elastic_voxels: float, random: np.random.Generator) -> Tensor | None:
-    """Smooth random displacement in voxels, (1, 3, 5, 5, 5), zero with probability one half."""
-    if elastic_voxels == 0 or random.random() < 0.5:
+def draw_displacement(
+    elastic: ControlPoints | SmoothedNoise | None, shape: Triple, random: np.random.Generator
+) -> Tensor | None:
+    """Smooth random displacement in voxels, float32 (1, 3, *shape), 0 along z in a slice."""
+    if elastic is None or random.random() >= elastic.probability:
         return None
-    field = random.uniform(-elastic_voxels, elastic_voxels, (1, 3, 5, 5, 5))
-    return torch.from_numpy(field.astype(np.float32))
+    if isinstance(elastic, ControlPoints):
+        nodes = random.uniform(-elastic.voxels, elastic.voxels, (3, 5, 5, 5))
+    else:
+        nodes = draw_smoothed_noise(elastic, shape, random)
+    if shape[0] == 1:
+        nodes[0] = 0
+    field = torch.from_numpy(nodes.astype(np.float32))[None]
+    return F.interpolate(field, shape, mode="trilinear", align_corners=True)
 
 
-def exact_window(volume: Tensor, start: np.ndarray, shape: np.ndarray) -> Tensor:
-    """The window (C, *shape) at a start voxel of a (1, C, z, y, x) volume, 0 beyond its edge."""
-    window = torch.zeros(volume.shape[1], *shape.tolist())
-    target, inside = [slice(None)], [slice(None)]
-    for first, length, size in zip(start.tolist(), shape.tolist(), volume.shape[2:], strict=True):
-        low = max(first, 0)
+def draw_smoothed_noise(
+    elastic: SmoothedNoise, shape: Triple, random: np.random.Generator
+) -> np.ndarray:
+    """The noise on nodes sigma / 3 apart, (3, nodes along z, y, x).
+
+    It varies over sigma voxels, so that interpolating between the nodes gives what smoothing noise
+    of every voxel gives, hundreds of times as fast. Fewer nodes in the Gaussian's reach average to
+    larger values, which is made up for.
+    """
+    sigma, alpha = random.uniform(*elastic.sigma_voxels), random.uniform(*elastic.alpha)
+    counts = [min(n, max(round((n - 1) * NODES_PER_SIGMA / sigma), 1) + 1) for n in shape]
+    apart = [(n - 1) / (count - 1) for n, count in zip(shape, counts, strict=True) if n > 1]
+    sigmas = [0.0] * (3 - len(apart)) + [sigma / step for step in apart]
+    noise = random.uniform(-1, 1, (3, *counts))
+    smoothed = ndimage.gaussian_filter(noise, (0, *sigmas), mode="constant")
+    return smoothed * alpha / math.prod(apart) ** 0.5
+
+
+def part_of(place: Place, first: np.ndarray, shape: Triple) -> Place:
+    """A smaller window in the frame of another, looked up at the same positions."""
+    displacement = place.displacement
+    if displacement is not None:
+        part = tuple(slice(a, a + n) for a, n in zip(first.tolist(), shape, strict=True))
+        displacement = displacement[(..., *part)]
+    return replace(place, start=place.start + first, shape=shape, displacement=displacement)
+
+
+# Looking up
+
+
+def look_up(array: np.ndarray, place: Place, scale: Triple, fill: float, mode: str) -> np.ndarray:
+    """A window of a case's array, interpolated where it is moved.
+
+    Args:
+        array: (z, y, x), the image or what lies on a finer grid over it.
+        place: the window.
+        scale: how much finer.
+        fill: the value beyond the array.
+        mode: "bilinear" or "nearest".
+
+    Returns:
+        (*place.shape * scale), of the array's type.
+    """
+    if place.matrix is None:
+        start, shape = place.start * scale, np.multiply(place.shape, scale)
+        return plain_window(array, start, shape, fill)
+    # Only the part that is needed is read, with one voxel of fill where it reaches beyond.
+    lowest, highest = (reach * scale for reach in reach_of(place))
+    size = np.array(array.shape)
+    low = np.clip(np.floor(lowest - 0.5).astype(int), -1, size - 1)
+    high = np.clip(np.ceil(highest + 0.5).astype(int), 1, size + 1)
+    part = plain_window(array, low, high - low, fill).astype(np.float32)
+    found = F.grid_sample(
+        torch.from_numpy(part)[None, None],
+        sampling_grid(place, scale, low / scale, high / scale),
+        mode=mode,
+        padding_mode="border",
+        align_corners=False,
+    )
+    return found[0, 0].numpy().astype(array.dtype, copy=False)
+
+
+def reach_of(place: Place) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest position of a moved window's edges in the case, each (z, y, x)."""
+    ends = np.stack([place.start - place.pivot, place.start + place.shape - place.pivot], axis=1)
+    corners = np.array([*itertools.product(*ends)]) @ place.matrix.T + place.origin
+    lowest, highest = corners.min(axis=0), corners.max(axis=0)
+    if place.displacement is not None:
+        lowest = lowest + place.displacement.amin((0, 2, 3, 4)).numpy()
+        highest = highest + place.displacement.amax((0, 2, 3, 4)).numpy()
+    return lowest, highest
+
+
+def sampling_grid(place: Place, scale: Triple, low: np.ndarray, high: np.ndarray) -> Tensor:
+    """Where a moved window's voxels lie in a box, as `grid_sample` wants it.
+
+    Args:
+        place: the window.
+        scale: how much finer it is sampled.
+        low: of the box, in voxels of the image from its outer edge, (z, y, x).
+        high: the same.
+
+    Returns:
+        float32 (1, *place.shape * scale, 3): (x, y, z), -1 to 1 from edge to edge of the box.
+    """
+    matrix, origin = place.matrix * (2 / (high - low))[:, None], 2 * (place.origin - low)
+    origin = origin / (high - low) - 1
+    grid = torch.zeros(3)
+    for axis, (n, s) in enumerate(zip(place.shape, scale, strict=True)):
+        offsets = (np.arange(n * s) + 0.5) / s + place.start[axis] - place.pivot[axis]
+        line = offsets[:, None] * matrix[:, axis] + origin / 3
+        across = [1, 1, 1, 3]
+        across[axis] = n * s
+        grid = grid + torch.from_numpy(line[:, ::-1].astype(np.float32)).reshape(across)
+    if place.displacement is not None:
+        field = place.displacement
+        if scale != (1, 1, 1):
+            field = F.interpolate(field, grid.shape[:3], mode="trilinear", align_corners=False)
+        to_shares = torch.from_numpy((2 / (high - low)).astype(np.float32))
+        grid = grid + (field[0].permute(1, 2, 3, 0) * to_shares).flip(-1)
+    return grid[None]
+
+
+def plain_window(
+    array: np.ndarray, start: np.ndarray, shape: np.ndarray | Triple, fill: float
+) -> np.ndarray:
+    """A copy of the window of (z, y, x) `array` from a start voxel on, `fill` beyond its edge."""
+    window = np.full(tuple(shape), fill, dtype=array.dtype)
+    target, inside = [], []
+    for first, length, size in zip(start, shape, array.shape, strict=True):
+        low = min(max(first, 0), size)
         high = max(low, min(first + length, size))
         inside.append(slice(low, high))
         target.append(slice(low - first, high - first))
-    window[tuple(target)] = volume[0][tuple(inside)]
+    window[tuple(target)] = array[tuple(inside)]
     return window
 
 
-def window_grid(
-    patch: Triple,
-    factor: Triple,
-    size: Triple,
-    start: np.ndarray,
-    matrix: np.ndarray,
-    field: Tensor | None,
-) -> Tensor:
-    """Sampling positions for `grid_sample`, (1, *patch * factor, 3) in its (x, y, z) units.
+# Changes of HU
+
+
+def change_hu(
+    image: np.ndarray,
+    liver: np.ndarray,
+    augmentation: Augmentation,
+    scale: Scale,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Random contrast, brightness, liver contrast, blur and noise.
 
     Args:
-        patch: window in image voxels.
-        factor: finer sampling of the window, for labels on a finer grid.
-        size: of the image, in voxels.
-        start: first voxel of the unrotated window.
-        matrix: window voxels to image voxels.
-        field: displacement in image voxels over the window, or None.
+        image: float32 (z, y, x), network values.
+        liver: bool (z, y, x), with its tumors.
+        augmentation: the ranges.
+        scale: network values of the HU window; what is changed is clamped to its ends.
+        random: the only source of randomness.
+
+    Returns:
+        The image itself if nothing changes.
     """
-    lines = [
-        (torch.arange(p * f, dtype=torch.float32) + 0.5) / f - p / 2
-        for p, f in zip(patch, factor, strict=True)
-    ]
-    voxels = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1)
-    voxels = voxels @ torch.from_numpy(matrix.T.astype(np.float32))
-    if field is not None:
-        smooth = F.interpolate(field, voxels.shape[:3], mode="trilinear", align_corners=True)
-        voxels = voxels + smooth[0].permute(1, 2, 3, 0)
-    size_voxels = torch.tensor(size, dtype=torch.float32)
-    center = torch.from_numpy(start.astype(np.float32)) + torch.tensor(patch) / 2
-    shares = (voxels + center) / size_voxels
-    return (2 * shares - 1).flip(-1)[None]
-
-
-def change_hu(image: Tensor, labels: Tensor, recipe: Recipe, random: np.random.Generator) -> Tensor:
-    """Random contrast, brightness, liver contrast, blur and noise of an image scaled to 0..1."""
-    augmentation = recipe.training.augmentation
-    low, high = recipe.preprocessing.clip_hu
-    one_hu = 1.0 / (high - low)
     factor = random.uniform(*augmentation.contrast)
-    shift = random.uniform(-1, 1) * augmentation.brightness_hu * one_hu
-    enhancement = random.uniform(-1, 1) * augmentation.liver_contrast_hu * one_hu
+    shift = random.uniform(-1, 1) * augmentation.brightness_hu * scale.units_per_hu
+    enhancement = random.uniform(-1, 1) * augmentation.liver_contrast_hu * scale.units_per_hu
     blur = random.uniform(0, 1) * augmentation.blur_voxels
-    noise = random.uniform(0, 1) * augmentation.noise_hu * one_hu
-    seed = int(random.integers(2**31))
-
-    if factor != 1 or shift or enhancement:
-        image = (image - 0.5) * factor + 0.5 + shift + enhancement * (labels > 0)
-    if blur > 0.2:
-        image = torch.from_numpy(ndimage.gaussian_filter(image.numpy(), (0, 0, blur, blur)))
+    noise = random.uniform(0, 1) * augmentation.noise_hu * scale.units_per_hu
+    if factor == 1 and not (shift or enhancement or noise) and blur <= SMALLEST_BLUR:
+        return image
+    middle = (scale.low + scale.high) / 2
+    image = (image - middle) * factor + (middle + shift) + enhancement * liver
+    if blur > SMALLEST_BLUR:
+        image = ndimage.gaussian_filter(image, (0, blur, blur))
     if noise:
-        generator = torch.Generator().manual_seed(seed)
-        image = image + noise * torch.randn(image.shape, generator=generator)
-    return image.clamp(0, 1)
+        image = image + noise * random.standard_normal(image.shape, dtype=np.float32)
+    return image.clip(scale.low, scale.high).astype(np.float32)

@@ -1,10 +1,8 @@
-"""Prepared data: the cases of a data set, their folds, and their arrays on a recipe's grid."""
+"""A prepared data set: the folder that `Training.prepare` writes and the trainer reads."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,8 +10,7 @@ import numpy as np
 
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.preprocess import prepare, prepare_labels
-from LiverTumorSegLib.recipe import Preprocessing, Recipe, Triple, from_plain
+from LiverTumorSegLib.recipe import from_plain
 from LiverTumorSegLib.volume import Volume
 
 
@@ -106,95 +103,3 @@ def read_data_set(folder: Path) -> DataSet:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Prepare the data again.") from error
     return DataSet(folder, cases)
-
-
-def split(cases: tuple[Case, ...], fold: str | None) -> tuple[list[Case], list[Case]]:
-    """Training and held-out cases of a fold; no patient is in both.
-
-    Patients are dealt to N folds in the order of their names, so N = number of patients leaves
-    one patient out.
-
-    Args:
-        cases: all cases.
-        fold: "K/N" with 1 <= K <= N and N >= 2, or None to train on everything.
-
-    Raises:
-        InputError: the fold is not of that form, or there are fewer patients than folds.
-    """
-    if fold is None:
-        return list(cases), []
-    try:
-        number, count = (int(part) for part in fold.split("/"))
-    except ValueError:
-        number = count = 0
-    patients = sorted({case.patient for case in cases})
-    if not 1 <= number <= count or not 2 <= count <= len(patients):
-        raise InputError(
-            f"--fold {fold}: expected K/N with 1 <= K <= N and 2 <= N <= {len(patients)}, the "
-            "number of patients."
-        )
-    held_out = set(patients[number - 1 :: count])
-    return (
-        [case for case in cases if case.patient not in held_out],
-        [case for case in cases if case.patient in held_out],
-    )
-
-
-@dataclass(frozen=True)
-class PreparedCase:
-    """A case on the network's grid, unpadded.
-
-    Attributes:
-        name: of the case.
-        image: float32 (z, y, x), 0 to 1.
-        liver_distance_mm: float32, or None without a liver crop.
-        labels: uint8 on the grid of the network's output.
-        spacing_mm: of the image, (z, y, x).
-    """
-
-    name: str
-    image: np.ndarray
-    liver_distance_mm: np.ndarray | None
-    labels: np.ndarray
-    spacing_mm: tuple[float, float, float]
-
-
-def output_scale(recipe: Recipe) -> Triple:
-    """Upsampling (z, y, x) of the network's output over its input."""
-    z, y, x = recipe.network.args.get("head_scale", (1, 1, 1))
-    return z, y, x
-
-
-def prepared_case(data: DataSet, case: Case, recipe: Recipe) -> PreparedCase:
-    """A case as the recipe's preprocessing leaves it, kept in the data set's cache folder."""
-    key = cache_key(case, recipe.preprocessing, output_scale(recipe))
-    path = data.folder / "cache" / f"{case.name}-{key}.npz"
-    if not path.exists():
-        labels = data.labels(case)
-        prepared = prepare(data.volume(case), recipe.preprocessing, labels > 0)
-        arrays = {
-            "image": prepared.image,
-            "labels": prepare_labels(labels, prepared.grid, output_scale(recipe)),
-            "spacing_mm": np.array(prepared.spacing_mm),
-        }
-        if prepared.liver_distance_mm is not None:
-            arrays["liver_distance_mm"] = prepared.liver_distance_mm
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial.npz")
-        np.savez(partial, **arrays)
-        partial.replace(path)
-    with np.load(path) as arrays:
-        return PreparedCase(
-            name=case.name,
-            image=arrays["image"],
-            liver_distance_mm=arrays.get("liver_distance_mm"),
-            labels=arrays["labels"],
-            spacing_mm=tuple(arrays["spacing_mm"].tolist()),
-        )
-
-
-def cache_key(case: Case, preprocessing: Preprocessing, scale: Triple) -> str:
-    """Short digest of all that a prepared case depends on."""
-    parts = [case.sha256, asdict(case.geometry), asdict(preprocessing), scale]
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Recipe
 from Training.dataset import make_folder
 from Training.evaluate import Score, read_scores
-from Training.train import load_state, read_run
+from Training.run_folder import load_state, read_run
 
 Card = dict[str, Any]
 DISCLAIMER = "For research. Not for clinical use."
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         "--checkpoint",
         choices=("last", "best"),
         default="last",
-        help="best: of the epoch with the best held-out Dice; its scores on those cases flatter",
+        help="best: of the epoch that the held-out cases chose; its scores on those cases flatter",
     )
     parser.add_argument("--scores", type=Path, help="scores.csv of Training.evaluate")
     parser.add_argument("--note", action="append", default=[], help="a line about limits or data")
@@ -102,7 +102,7 @@ def export(
         raise InputError(
             f"{weights}: expected the weights of the network in run.json, found others."
         ) from error
-    rows = unseen_scores(scores, recipe.target) if scores else []
+    rows = {target: unseen_scores(scores, target) for target in recipe.targets} if scores else {}
     card = make_card(recipe, description, state["epoch"], rows, notes, license_text)
     make_folder(output.parent)
     sha256 = save_model(output, network, recipe, card)
@@ -147,11 +147,15 @@ def make_card(
     recipe: Recipe,
     description: dict[str, Any],
     epochs: int,
-    scores: list[Score],
+    scores: dict[str, list[Score]],
     notes: list[str],
     license_text: str,
 ) -> Card:
-    """What a user must know of the weights, as JSON values."""
+    """What a user must know of the weights, as JSON values.
+
+    Of two targets the tumor's scores are `scores`, as a tumor network's would be; the liver's are
+    `liver_scores`.
+    """
     card: Card = {
         "target": recipe.target,
         "disclaimer": DISCLAIMER,
@@ -167,24 +171,29 @@ def make_card(
         "version": description["version"],
         "notes": notes,
     }
-    if scores:
-        values = [score.dice for score in scores]
-        where = {
-            "prediction": "in the liver that was predicted for the case",
-            "reference": "in the true liver",
-        }[scores[0].liver_from]
-        card["scores"] = {
-            "definition": (
-                "Dice of the whole volume on the CT's own grid, each case predicted by weights of "
-                "the same recipe that had not seen its patient; "
-                + (f"tumors searched {where}; " if recipe.target == "tumor" else "")
-                + "1 if both masks are empty"
-            ),
-            "mean_dice": float(np.mean(values)),
-            "sd_dice": float(np.std(values)),
-            "cases": [asdict(score) for score in scores],
-        }
+    for target, rows in scores.items():
+        card["scores" if target == recipe.targets[-1] else f"{target}_scores"] = summary(rows)
     return card
+
+
+def summary(scores: list[Score]) -> Card:
+    """The scores of one target with their mean, and how they came about."""
+    values = [score.dice for score in scores]
+    where = {
+        "prediction": "in the liver that was predicted for the case",
+        "reference": "in the true liver",
+    }[scores[0].liver_from]
+    return {
+        "definition": (
+            "Dice of the whole volume on the CT's own grid, each case predicted by weights of "
+            "the same recipe that had not seen its patient; "
+            + (f"tumors searched {where}; " if scores[0].target == "tumor" else "")
+            + "1 if both masks are empty"
+        ),
+        "mean_dice": float(np.mean(values)),
+        "sd_dice": float(np.std(values)),
+        "cases": [asdict(score) for score in scores],
+    }
 
 
 def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
@@ -192,7 +201,7 @@ def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
     lines = [
         f"# {name}",
         "",
-        f"Weights for the {recipe.target}. {card['disclaimer']}",
+        f"Weights for the {' and the '.join(recipe.targets)}. {card['disclaimer']}",
         "",
         f"- Network: `{recipe.network.name}` with `{json.dumps(recipe.network.args)}`",
         f"- System: {recipe.paper.citation}",
@@ -210,27 +219,33 @@ def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
             for c in card["training_cases"]
         ),
     ]
-    if "scores" in card:
-        scores = card["scores"]
-        lines += [
-            "",
-            "## Scores on cases not seen",
-            "",
-            f"{scores['definition']}.",
-            "",
-            "| case | Dice | predicted mL | reference mL | lesions touched | false lesions |",
-            "|---|---|---|---|---|---|",
-            *(
-                f"| {s['case']} | {s['dice']:.3f} | {s['predicted_ml']:.1f} | "
-                f"{s['reference_ml']:.1f} | {s['lesions_touched']} of {s['lesions']} | "
-                f"{s['false_lesions']} |"
-                for s in scores["cases"]
-            ),
-            f"| mean (SD) | {scores['mean_dice']:.3f} ({scores['sd_dice']:.3f}) | | | | |",
-        ]
+    for key, title in (
+        ("liver_scores", "Scores of the liver on cases not seen"),
+        ("scores", "Scores on cases not seen"),
+    ):
+        if key in card:
+            lines += ["", f"## {title}", *score_table(card[key])]
     if card["notes"]:
         lines += ["", "## Limits and data", "", *(f"- {note}" for note in card["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def score_table(scores: Card) -> list[str]:
+    """The scores of one target as lines of Markdown."""
+    return [
+        "",
+        f"{scores['definition']}.",
+        "",
+        "| case | Dice | predicted mL | reference mL | lesions touched | false lesions |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {s['case']} | {s['dice']:.3f} | {s['predicted_ml']:.1f} | "
+            f"{s['reference_ml']:.1f} | {s['lesions_touched']} of {s['lesions']} | "
+            f"{s['false_lesions']} |"
+            for s in scores["cases"]
+        ),
+        f"| mean (SD) | {scores['mean_dice']:.3f} ({scores['sd_dice']:.3f}) | | | | |",
+    ]
 
 
 if __name__ == "__main__":

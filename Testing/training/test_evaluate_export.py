@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from LiverTumorSegLib.checkpoint import load_model, read_info
+from LiverTumorSegLib.checkpoint import load_model, read_info, save_model
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.networks import build
-from LiverTumorSegLib.recipe import Recipe
+from LiverTumorSegLib.recipe import Network, Recipe
 from LiverTumorSegLib.recipes import RECIPES
 from LiverTumorSegLib.segment import segment
-from Testing.phantom import make_data_set
+from Testing.phantom import SPACING_MM, make_data_set
 from Training import evaluate, export, train
 from Training.dataset import Case, read_data_set
 from Training.evaluate import Score, evaluate_case, merge_scores, read_scores, score_mask
-from Training.export import make_card, trained_network
+from Training.export import card_page, make_card, trained_network
 from Training.metrics import dice
+from Training.run_folder import load_state, read_run
 
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
@@ -35,8 +36,8 @@ LIVER = (
     "training.ema_decay=0.9",
     "network.args.channels=[8,8,8,8]",
     "network.args.dropout=0.0",
-    "preprocessing.shape=[16,16,16]",
-    "training.samples_per_case=40",
+    "preprocessing.resampling.shape=[16,16,16]",
+    "training.sampling.samples=40",
 )
 # Hardly trained in so few steps, so a low threshold is what makes it find tumors at all.
 TUMOR = (
@@ -47,7 +48,7 @@ TUMOR = (
     "network.args.width=4",
     "patch=[16,16,16]",
     "preprocessing.pad_minimum=[16,16,16]",
-    "training.samples_per_case=12",
+    "training.sampling.samples=12",
 )
 HELD_OUT = ["case0", "case2"]
 NOTES = ["Phantoms know no disease.", "Nor do they move."]
@@ -132,9 +133,12 @@ def test_the_trainers_own_validation_agrees(trained: Trained) -> None:
     """It sees the weights in full precision and not deployed; the file has them in half."""
     liver = [s.dice for s in read_scores(trained.together) if s.target == "liver"]
     tumor = [s.dice for s in read_scores(trained.alone)]
-    for run, dices in ((trained.liver_run, liver), (trained.tumor_run, tumor)):
+    for run, target, dices in (
+        (trained.liver_run, "liver", liver),
+        (trained.tumor_run, "tumor", tumor),
+    ):
         with (run / "log.csv").open(newline="") as file:
-            logged = float([*csv.DictReader(file)][-1]["held_out_dice"])
+            logged = float([*csv.DictReader(file)][-1][f"held_out_{target}_dice"])
         assert logged == pytest.approx(np.mean(dices), abs=0.02)
         assert logged > 0
 
@@ -196,7 +200,7 @@ def test_the_exported_network_computes_what_the_averaged_one_did(trained: Traine
     """Deployed, in half precision, against the training form in evaluation mode."""
     model = load_model(str(trained.tumor))
     recipe = model.recipe
-    state = train.load_state(trained.tumor_run / "last.pt", torch.device("cpu"))
+    state = load_state(trained.tumor_run / "last.pt", torch.device("cpu"))
     plain = build(recipe.network.name, **recipe.network.args)
     average = {k.removeprefix("module."): v for k, v in state["average"].items()}
     average.pop("n_averaged")
@@ -217,10 +221,10 @@ def test_the_exported_network_computes_what_the_averaged_one_did(trained: Traine
 
 
 def test_without_an_average_the_last_weights_are_taken(trained: Trained) -> None:
-    description = train.read_run(trained.liver_run)
+    description = read_run(trained.liver_run)
     recipe = Recipe.from_json(json.dumps(description["recipe"]))
     recipe = recipe.with_override("training.ema_decay", "null")
-    state = train.load_state(trained.liver_run / "last.pt", torch.device("cpu"))
+    state = load_state(trained.liver_run / "last.pt", torch.device("cpu"))
     network = trained_network(recipe, state)
     assert not network.training
     for key, value in network.state_dict().items():
@@ -361,8 +365,66 @@ def test_a_row_tells_whether_the_weights_had_seen_the_patient(trained: Trained) 
     assert not any(score.seen for score in read_scores(trained.together))
     data = read_data_set(trained.data)
     models = {"liver": load_model(str(trained.liver))}
-    seen = {c.name: evaluate_case(data, c, models, "cpu")[0].seen for c in data.cases}
+    seen = {c.name: evaluate_case(data, c, models, "cpu", False)[0].seen for c in data.cases}
     assert seen == {"case0": False, "case1": True, "case2": False, "case3": True}
+
+
+# Weights for both targets
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RMAU-Net, small and untrained, for slices of the phantoms' size."""
+    recipe = RECIPES["rmau-net"]
+    preprocessing = replace(recipe.preprocessing, resampling=None, pad_minimum=(1, 32, 32))
+    recipe = replace(
+        recipe,
+        network=Network("rmau", {"out_channels": 2, "base_channels": 6}),
+        patch=(1, 32, 32),
+        preprocessing=preprocessing,
+        inference=replace(recipe.inference, flips=(1, 2), prepass=None),
+    )
+    torch.manual_seed(0)
+    network = build("rmau", **recipe.network.args)
+    torch.nn.init.normal_(network.head.weight, 0, 3)  # far from one half, on either side
+    path = tmp_path_factory.mktemp("both") / "both.safetensors"
+    save_model(path, network, recipe, {"training_cases": [{"patient": "case1"}]})
+    return path
+
+
+def evaluated(weights: Path, data: Path, output: Path, *options: str) -> dict[str, Score]:
+    """The scores of the first phantom by target."""
+    arguments = ["--data", str(data), "--weights", str(weights), "-o", str(output)]
+    assert evaluate.main([*arguments, "--cases", "case0", "--device", "cpu", *options]) == 0
+    return {score.target: score for score in read_scores(output / "scores.csv")}
+
+
+def test_weights_for_both_targets_are_measured_on_both(
+    trained: Trained, both: Path, tmp_path: Path
+) -> None:
+    """As the product finds them, with --tta averaged over mirrored images."""
+    model, data = load_model(str(both)), read_data_set(trained.data)
+    volume, labels = data.volume(data.cases[0]), data.labels(data.cases[0])
+    found = segment(volume, model, model, device="cpu", flips=True).labels
+    plain = evaluated(both, trained.data, tmp_path / "plain")
+    mirrored = evaluated(both, trained.data, tmp_path / "tta", "--tta")
+    for target, got, true in (
+        ("liver", found > 0, labels > 0),
+        ("tumor", found == 2, labels == 2),
+    ):
+        assert got.any()
+        score = mirrored[target]
+        assert score.dice == dice(got, true)
+        assert score.predicted_ml == pytest.approx(got.sum() * np.prod(SPACING_MM) / 1000)
+        assert score.predicted_ml != plain[target].predicted_ml
+        assert plain[target].liver_from == score.liver_from == "prediction"
+        assert not score.seen
+
+
+def test_mirrored_images_are_averaged_for_one_target_too(trained: Trained, tmp_path: Path) -> None:
+    plain = evaluated(trained.tumor, trained.data, tmp_path / "plain")["tumor"]
+    mirrored = evaluated(trained.tumor, trained.data, tmp_path / "tta", "--tta")["tumor"]
+    assert plain.predicted_ml != mirrored.predicted_ml
 
 
 # What cannot be done
@@ -384,6 +446,13 @@ def weights_are_of_one_target(t: Trained, out: Path) -> list[str]:
     return ["--data", str(t.data), "--weights", str(t.liver), str(t.liver)]
 
 
+def weights_are_for_both_and_for_one(t: Trained, out: Path) -> list[str]:
+    joint = out.parent / "joint.safetensors"
+    recipe = replace(load_model(str(t.liver)).recipe, target="both")
+    save_model(joint, load_model(str(t.liver)).network, recipe, {})
+    return ["--data", str(t.data), "--weights", str(joint), str(t.tumor)]
+
+
 def device_is_unknown(t: Trained, out: Path) -> list[str]:
     return ["--data", str(t.data), "--weights", str(t.liver), "--device", "abacus"]
 
@@ -395,6 +464,7 @@ def device_is_unknown(t: Trained, out: Path) -> list[str]:
         (case_is_unknown, "--cases: ['case9'] are not in"),
         (weights_are_missing, "no such weights file"),
         (weights_are_of_one_target, "at most one file for the liver"),
+        (weights_are_for_both_and_for_one, "found weights for liver, tumor, tumor"),
         (device_is_unknown, "Device 'abacus'"),
     ],
 )
@@ -511,7 +581,7 @@ def test_diverged_weights_leave_an_earlier_export_as_it_was(
     run.mkdir()
     for path in trained.liver_run.iterdir():
         (run / path.name).write_bytes(path.read_bytes())
-    state = train.load_state(run / "last.pt", torch.device("cpu"))
+    state = load_state(run / "last.pt", torch.device("cpu"))
     state["average"]["module.head.weight"].fill_(float("nan"))
     torch.save(state, run / "last.pt")
     capsys.readouterr()
@@ -521,10 +591,30 @@ def test_diverged_weights_leave_an_earlier_export_as_it_was(
     assert after == before
 
 
+DESCRIPTION = {"training_cases": [], "fold": None, "seed": 0, "torch": "", "version": ""}
+
+
 def test_a_card_says_where_the_tumors_were_searched() -> None:
-    description = {"training_cases": [], "fold": None, "seed": 0, "torch": "", "version": ""}
     recipe = RECIPES["starter-tumor"]
     for place, words in (("prediction", "liver that was predicted"), ("reference", "true liver")):
         rows = [replace(score_of("a", "tumor", 0.5), liver_from=place)]
-        card = make_card(recipe, description, 1, rows, [], "")
+        card = make_card(recipe, DESCRIPTION, 1, {"tumor": rows}, [], "")
         assert f"tumors searched in the {words}" in card["scores"]["definition"]
+
+
+def test_weights_for_both_targets_tell_the_scores_of_both() -> None:
+    recipe = RECIPES["rmau-net"]
+    rows = {
+        "liver": [score_of("a", "liver", 0.9), score_of("b", "liver", 0.8)],
+        "tumor": [score_of("a", "tumor", 0.4), score_of("b", "tumor", 0.2)],
+    }
+    card = make_card(recipe, DESCRIPTION, 1, rows, [], "")
+    assert card["target"] == "both"
+    assert card["liver_scores"]["mean_dice"] == pytest.approx(0.85)
+    assert card["scores"]["mean_dice"] == pytest.approx(0.3)
+    assert "tumors" not in card["liver_scores"]["definition"]
+    page = card_page("x", recipe, card, "")
+    assert "Weights for the liver and the tumor." in page
+    liver, tumor = page.index("Scores of the liver on cases"), page.index("## Scores on cases")
+    assert liver < page.index("| mean (SD) | 0.850 (0.050) |") < tumor
+    assert tumor < page.index("| mean (SD) | 0.300 (0.100) |")

@@ -1,0 +1,193 @@
+"""Folds by patient, and the papers' own divisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.recipe import Split
+from LiverTumorSegLib.recipes import RECIPES
+from Training.dataset import Case
+from Training.folds import Division, divide
+
+GRID = Geometry((4, 5, 6), (3.0, 1.0, 1.0))
+PAPER = Split("LiTS", test_numbers=(27, 46), test_share=0.0, validation_share=0.25, folds=None)
+SHARES = Split("some", test_numbers=None, test_share=0.1, validation_share=1 / 9, folds=None)
+
+
+def case_of(name: str, patient: str) -> Case:
+    return Case(name, patient, GRID, liver_ml=1.0, tumor_ml=0.0, lesions=0, sha256="")
+
+
+def numbered(count: int, name: str = "volume-{}") -> tuple[Case, ...]:
+    """Cases numbered from 0, each of a patient of its own."""
+    return tuple(case_of(name.format(i), f"patient{i}") for i in range(count))
+
+
+def held_out_of(cases: tuple[Case, ...], fold: str) -> list[Case]:
+    return divide(cases, fold, PAPER, seed=0).held_out
+
+
+def numbers(cases: list[Case]) -> set[int]:
+    return {int(case.name.split("-")[-1]) for case in cases}
+
+
+# K/N
+
+
+@st.composite
+def cases_and_count(draw: st.DrawFn) -> tuple[tuple[Case, ...], int]:
+    """Cases of some patients, one or several each, and a number of folds that fits."""
+    several = st.lists(st.sampled_from("abcdefg"), min_size=2).filter(lambda p: len(set(p)) > 1)
+    patients = draw(several)
+    cases = tuple(case_of(f"case{i}", patient) for i, patient in enumerate(patients))
+    return cases, draw(st.integers(2, len(set(patients))))
+
+
+@settings(max_examples=100, deadline=None)
+@given(cases_and_count())
+def test_every_case_is_held_out_once_and_no_patient_is_on_both_sides(
+    drawn: tuple[tuple[Case, ...], int],
+) -> None:
+    cases, count = drawn
+    all_held_out = []
+    for number in range(1, count + 1):
+        division = divide(cases, f"{number}/{count}", PAPER, seed=0)
+        training, held_out = division.training, division.held_out
+        assert division.test == []
+        assert training
+        assert held_out
+        assert {c.patient for c in training}.isdisjoint(c.patient for c in held_out)
+        assert sorted(c.name for c in training + held_out) == sorted(c.name for c in cases)
+        all_held_out += held_out
+    assert sorted(c.name for c in all_held_out) == sorted(c.name for c in cases)
+
+
+def test_as_many_folds_as_patients_leave_one_patient_out() -> None:
+    cases = (case_of("a1", "a"), case_of("c1", "c"), case_of("b1", "b"), case_of("a2", "a"))
+    held_out = [[c.name for c in held_out_of(cases, f"{k}/3")] for k in (1, 2, 3)]
+    assert held_out == [["a1", "a2"], ["b1"], ["c1"]]
+
+
+def test_the_order_of_the_cases_does_not_change_the_folds() -> None:
+    cases = tuple(case_of(name, name) for name in "badc")
+    for fold in ("1/2", "2/2"):
+        names = {c.name for c in held_out_of(cases, fold)}
+        assert {c.name for c in held_out_of(cases[::-1], fold)} == names
+
+
+def test_without_a_fold_everything_trains() -> None:
+    cases = (case_of("a", "a"), case_of("b", "b"))
+    assert divide(cases, None, PAPER, seed=0) == Division(list(cases), [], [])
+
+
+@pytest.mark.parametrize(
+    "fold", ["0/2", "3/2", "-1/2", "1/3", "1/1", "1/0", "1", "", "1/2/2", "a/b"]
+)
+def test_a_fold_that_cannot_be_is_refused(fold: str) -> None:
+    cases = (case_of("a1", "a"), case_of("a2", "a"), case_of("b1", "b"))
+    with pytest.raises(InputError, match=rf"--fold {fold}: expected K/N .* 2, the number"):
+        divide(cases, fold, PAPER, seed=0)
+
+
+# As the papers divided
+
+
+def test_numbered_cases_are_left_out_and_a_share_of_the_others_held_out() -> None:
+    """LiTS' 131 cases: 20 tested on, and 28 of the other 111 held out, as ELANRes-MSCA-UNet."""
+    division = divide(numbered(131), "paper", PAPER, seed=0)
+    assert numbers(division.test) == set(range(27, 47))
+    assert (len(division.training), len(division.held_out)) == (83, 28)
+    everyone = division.training + division.held_out + division.test
+    assert numbers(everyone) == set(range(131))
+    assert len(everyone) == 131
+
+
+@pytest.mark.parametrize(
+    ("name", "cases", "sizes"),
+    [
+        ("elanres-msca-liver", 131, (83, 28, 20)),
+        ("unet3d-liver", 131, (89, 22, 20)),
+        ("rmau-net", 131, (104, 0, 27)),
+        ("msa-unet", 40, (32, 4, 4)),
+    ],
+)
+def test_the_recipes_divide_as_their_papers_say(
+    name: str, cases: int, sizes: tuple[int, int, int]
+) -> None:
+    split = RECIPES[name].training.split
+    division = divide(numbered(cases), "paper", split, seed=0)
+    if split.test_numbers:
+        first, last = split.test_numbers
+        assert numbers(division.test) == set(range(first, last + 1))
+    assert (len(division.training), len(division.held_out), len(division.test)) == sizes
+
+
+def test_shares_are_drawn_by_the_seed() -> None:
+    drawn = []
+    for split in (PAPER, SHARES):
+        first, again, other = (divide(numbered(60), "paper", split, seed) for seed in (0, 0, 1))
+        assert first == again
+        drawn.append(numbers(first.held_out) != numbers(other.held_out))
+        drawn.append(numbers(first.test) != numbers(other.test))
+    assert drawn == [True, False, True, True]  # numbers are no matter of chance
+
+
+def test_the_order_of_the_cases_does_not_change_what_is_drawn() -> None:
+    cases = numbered(40)
+    first, turned = (divide(c, "paper", SHARES, seed=3) for c in (cases, cases[::-1]))
+    assert numbers(first.held_out) == numbers(turned.held_out)
+    assert numbers(first.test) == numbers(turned.test)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=12, max_size=30), st.integers(0, 5))
+def test_no_patient_is_in_two_lists(patients: list[str], seed: int) -> None:
+    cases = tuple(case_of(f"case{i}", patient) for i, patient in enumerate(patients))
+    few = replace(PAPER, test_numbers=(3, 4))
+    for split in (few, SHARES):
+        try:
+            division = divide(cases, "paper", split, seed)
+        except InputError:
+            assert len(set(patients)) <= 3  # nobody left to train on
+            continue
+        lists = (division.training, division.held_out, division.test)
+        sides = [{case.patient for case in side} for side in lists]
+        assert sum(map(len, sides)) == len(set(patients))
+        assert sum(map(len, lists)) == len(cases)
+        if split is few:
+            assert {"case3", "case4"} <= {case.name for case in division.test}
+
+
+@pytest.mark.parametrize("name", ["volume-{}", "{}", "case{}", "liver_{:04}"])
+def test_a_number_may_stand_at_the_end_of_any_name(name: str) -> None:
+    division = divide(numbered(50, name), "paper", PAPER, seed=0)
+    assert [case.patient for case in division.test] == [f"patient{i}" for i in range(27, 47)]
+
+
+def test_a_small_share_is_at_least_one_patient_and_none_is_none() -> None:
+    small = replace(PAPER, validation_share=0.01)
+    assert len(divide(numbered(4), "paper", small, seed=0).held_out) == 1
+    none = replace(PAPER, validation_share=0.0)
+    assert divide(numbered(4), "paper", none, seed=0).held_out == []
+
+
+@pytest.mark.parametrize(
+    ("split", "cases", "message"),
+    [
+        (PAPER, (case_of("27", "a"), case_of("hepatic", "b")), "at the end .* found 'hepatic'"),
+        (replace(PAPER, folds=4), numbered(9), r"in 4 folds; .*--fold 1/4 to --fold 4/4"),
+        (replace(PAPER, test_numbers=(0, 9)), numbered(9), "of 9 patients 9 are tested on"),
+        (SHARES, numbered(2), "none is left to train on. The paper used some"),
+    ],
+)
+def test_data_that_a_papers_division_does_not_fit_is_refused(
+    split: Split, cases: tuple[Case, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"--fold paper: .*{message}"):
+        divide(cases, "paper", split, seed=0)

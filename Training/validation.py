@@ -1,0 +1,135 @@
+"""What the weights score on the held-out cases."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.preprocess import blank_far
+from LiverTumorSegLib.recipe import Recipe
+from LiverTumorSegLib.sliding_window import window_starts
+from LiverTumorSegLib.stage import run_stage
+from Training.augment import BEYOND_MM, plain_window
+from Training.cache import output_scale, prepared_folder, read_prepared
+from Training.dataset import Case, DataSet
+from Training.losses import encode, total_loss
+from Training.metrics import dice
+from Training.sampling import BACKGROUND, TUMOR, centered, window_shape
+
+
+def validate(
+    recipe: Recipe,
+    network: nn.Module,
+    data: DataSet,
+    cases: list[Case],
+    device: torch.device,
+    workers: int,
+) -> dict[str, float]:
+    """What the recipe monitors, by its names in the log, and last the value that decides.
+
+    Raises:
+        InputError: a case's arrays are missing or damaged.
+        ResourceError: the disk is full.
+    """
+    network.eval()
+    if recipe.training.monitor == "loss":
+        folders = [prepared_folder(data, case, recipe) for case in cases]
+        return {"held_out_loss": held_out_loss(recipe, network, folders, device, workers)}
+    dices = held_out_dice(recipe, network, data, cases, device)
+    return {f"held_out_{target}_dice": dices[target] for target in recipe.targets}
+
+
+def held_out_dice(
+    recipe: Recipe, network: nn.Module, data: DataSet, cases: list[Case], device: torch.device
+) -> dict[str, float]:
+    """Mean whole-volume Dice of each target, by the product's own inference.
+
+    A network for the tumor alone gets the true liver; `Training.evaluate` measures both stages
+    together.
+    """
+    # A copy, because inference may lay the weights out in memory as it likes.
+    model = Model(recipe.name, recipe, {}, "", copy.deepcopy(network))
+    scores: dict[str, list[float]] = {target: [] for target in recipe.targets}
+    for case in cases:
+        labels = data.labels(case)
+        references = {"liver": labels > BACKGROUND, "tumor": labels == TUMOR}
+        result = run_stage(
+            data.volume(case),
+            model,
+            device,
+            "torch",
+            flips=False,
+            probabilities=False,
+            on_progress=lambda fraction: None,
+            liver=references["liver"] if recipe.preprocessing.liver_crop else None,
+        )
+        for target in recipe.targets:
+            scores[target].append(dice(result.masks[target], references[target]))
+    return {target: float(np.mean(values)) for target, values in scores.items()}
+
+
+@torch.inference_mode()
+def held_out_loss(
+    recipe: Recipe, network: nn.Module, folders: list[Path], device: torch.device, workers: int
+) -> float:
+    """Mean loss of the output that predicts, over all windows of the cases, not augmented.
+
+    The windows cover each case side by side: every slice, every volume. The network is in
+    evaluation mode.
+    """
+    settings = replace(recipe.training, deep_supervision=None)
+    windows = Windows(folders, recipe)
+    total = 0.0
+    for image, labels in DataLoader(windows, settings.batch_size, num_workers=workers):
+        logits = network(for_network(network, image).to(device))
+        labels = for_network(network, labels).to(device)
+        target = encode(labels, recipe.targets, recipe.inference.activation)
+        loss = total_loss(settings, {"heads": [logits]}, target, epoch=0)
+        total += loss.item() * len(image)
+    return total / len(windows)
+
+
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """Windows of whole cases as inference sees them, side by side, and their labels."""
+
+    def __init__(self, folders: list[Path], recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.places = [(folder, start) for folder in folders for start in starts(folder, recipe)]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        folder, start = self.places[index]
+        case, scale = read_prepared(folder), np.array(output_scale(self.recipe))
+        shape = window_shape(case, self.recipe)
+        image = plain_window(case.image, start, shape, case.scale.low)
+        crop = self.recipe.preprocessing.liver_crop
+        if crop is not None and case.liver_distance_mm is not None:
+            distance = plain_window(case.liver_distance_mm, start, shape, BEYOND_MM)
+            image = blank_far(image, distance, crop.mask_mm, case.scale.low)
+        labels = plain_window(case.labels, start * scale, shape * scale, BACKGROUND)
+        return torch.from_numpy(image)[None], torch.from_numpy(labels)[None]
+
+
+def starts(folder: Path, recipe: Recipe) -> list[np.ndarray]:
+    """First voxels (z, y, x) of windows side by side; the last along an axis ends with the case."""
+    case = read_prepared(folder)
+    axes = [
+        window_starts(size, length, 0.0) if length < size else [centered(size, length)]
+        for size, length in zip(case.image.shape, window_shape(case, recipe), strict=True)
+    ]
+    return [np.array(start) for start in itertools.product(*axes)]
+
+
+def for_network(network: nn.Module, batch: Tensor) -> Tensor:
+    """A batch (B, 1, z, y, x) as the network takes it: without z where it takes slices."""
+    return batch.squeeze(2) if network.dimensions == 2 else batch
