@@ -24,6 +24,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from LiverTumorSegLib.components import lesion_boxes, lesion_components
 from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.labels import TUMOR
 from LiverTumorSegLib.volume import Volume
 
 _SAME_LENGTH_MM = 1e-6
@@ -111,7 +112,7 @@ def measure(volume: Volume, labels: np.ndarray) -> tuple[Measurement, np.ndarray
             f"labels have the shape {labels.shape} (z, y, x), the CT has {volume.hu.shape}; "
             "give labels on the CT's own grid"
         )
-    lesion_map, _ = lesion_components(labels == 2)
+    lesion_map, _ = lesion_components(labels == TUMOR)
     voxel_ml = volume.geometry.voxel_ml
     liver_ml = int(np.count_nonzero(labels)) * voxel_ml
     lesions = tuple(

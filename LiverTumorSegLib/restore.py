@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.preprocess import Grid, orient
 from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.resample import linear_weights
@@ -126,8 +127,7 @@ def decide(values: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
     background, liver and tumor wins, and a tumor is liver too.
     """
     if recipe.inference.activation == "softmax":
-        label = values.argmax(axis=0)
-        return {"liver": label >= 1, "tumor": label == 2}
+        return masks_of(values.argmax(axis=0))
     return dict(zip(recipe.targets, values >= recipe.inference.threshold, strict=True))
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from LiverTumorSegLib.backends import pick_backend, pick_device
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.postprocess import touches_border
 from LiverTumorSegLib.stage import StageResult, run_stage
 from LiverTumorSegLib.volume import Volume
 
 ProgressHook = Callable[[str, float], None]
-LIVER, TUMOR = 1, 2
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,14 @@ def segment(
                 on_progress(stage, fraction)
 
         result = run_stage(
-            volume, model, torch_device, backend, flips, probabilities, report, liver
+            volume,
+            model,
+            torch_device,
+            backend,
+            flips=flips,
+            probabilities=probabilities,
+            on_progress=report,
+            liver=liver,
         )
         timings_s[stage.lower().replace(" ", "_")] = time.perf_counter() - start
         return result

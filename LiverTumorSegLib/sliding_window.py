@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from LiverTumorSegLib.recipe import Triple
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "softmax": lambda logits: logits.softmax(dim=1),
@@ -42,6 +44,16 @@ class _Sums:
 
     total: np.ndarray
     weight: np.ndarray
+
+
+def window_within(patch: Triple | None, shape: Triple) -> Triple:
+    """The patch, along each axis no larger than the image; without a patch the whole image.
+
+    >>> window_within((48, 256, 256), (80, 176, 256)), window_within(None, (80, 160, 160))
+    ((48, 176, 256), (80, 160, 160))
+    """
+    z, y, x = (min(sizes) for sizes in zip(patch or shape, shape, strict=True))
+    return z, y, x
 
 
 def window_starts(size: int, window: int, overlap: float) -> list[int]:

@@ -16,7 +16,7 @@ from LiverTumorSegLib.postprocess import clean_liver, clean_tumor
 from LiverTumorSegLib.preprocess import network_input, prepare
 from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.restore import decide, restore, slices_of
-from LiverTumorSegLib.sliding_window import Output, predict_slices
+from LiverTumorSegLib.sliding_window import Output, predict_slices, window_within
 from LiverTumorSegLib.volume import Volume
 
 Report = Callable[[float], None]
@@ -41,9 +41,9 @@ def run_stage(
     model: Model,
     device: torch.device,
     backend: str,
-    flips: bool,
-    probabilities: bool,
-    on_progress: Report,
+    flips: bool = False,
+    probabilities: bool = False,
+    on_progress: Report = lambda fraction: None,
     liver: np.ndarray | None = None,
 ) -> StageResult:
     """Run a network over a CT.
@@ -125,8 +125,7 @@ def slice_predictor(
 
     Args:
         model: weights and recipe.
-        shape: of the padded image. Along an axis where it is smaller than the recipe's patch, so is
-            the window; along z the window of a network of slices is always one slice.
+        shape: of the padded image; along z the window of a network of slices is always one slice.
         output: what the network must give for a window.
         low: the image's value of air.
         device: where to run.
@@ -134,7 +133,7 @@ def slice_predictor(
         flips: average mirrored predictions.
     """
     inference = model.recipe.inference
-    depth, height, width = (min(s) for s in zip(model.recipe.patch or shape, shape, strict=True))
+    depth, height, width = window_within(model.recipe.patch, shape)
     window = (1 if model.network.dimensions == 2 else depth, height, width)
     network = checked(predictor(model.network, window, backend, device), model, output, window)
 

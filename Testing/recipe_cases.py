@@ -1,4 +1,4 @@
-"""Every recipe made small: the same kinds of parts, on a phantom's scale."""
+"""Recipes for tests: every one made small, the same kinds of parts on a phantom's scale."""
 
 from __future__ import annotations
 
@@ -12,13 +12,30 @@ from LiverTumorSegLib.recipe import (
     Network,
     PixelRange,
     Prepass,
+    Preprocessing,
     Recipe,
     SliceSampling,
     Spacing,
     Triple,
+    Window,
 )
 from Testing.engine.network_cases import CASES
 
+# Nothing but an HU window.
+PLAIN = Preprocessing(
+    orientation="LPS",
+    body_crop=None,
+    liver_crop=None,
+    halve_in_plane=False,
+    resampling=None,
+    interpolation="linear",
+    label_interpolation="nearest",
+    resample_hu=True,
+    intensity=Window(clip_hu=(-200.0, 200.0), output=(0.0, 1.0)),
+    clahe=None,
+    pad_multiple=(1, 1, 1),
+    pad_minimum=(1, 1, 1),
+)
 # The phantom's voxels are 3 x 2.5 x 2.5 mm.
 PIXELS = PixelRange(smallest_mm=0.5, largest_mm=2.0, target_mm=2.2)
 VOXELS = Spacing((3.5, 2.2, 2.2))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from LiverTumorSegLib.intensity import Scale
+from LiverTumorSegLib.labels import BACKGROUND
 from LiverTumorSegLib.preprocess import blank_far
 from LiverTumorSegLib.recipe import (
     Augmentation,
@@ -29,7 +30,7 @@ from LiverTumorSegLib.recipe import (
     Triple,
 )
 from Training.cache import PreparedCase, output_scale
-from Training.sampling import BACKGROUND, centered, draw_class_window, draw_window, window_shape
+from Training.sampling import centered, draw_class_window, draw_window, window_shape
 
 BEYOND_MM = 1e3  # distance to the liver beyond the image: farther than any that is kept
 SMALLEST_BLUR = 0.2  # a Gaussian of this deviation moves less than 1e-5 to the next voxel

@@ -17,6 +17,7 @@ import numpy as np
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.intensity import Scale, foreground_statistics
+from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.preprocess import prepare, prepare_labels
 from LiverTumorSegLib.recipe import Recipe, Statistics, Triple, ZScore, from_plain
 from LiverTumorSegLib.staging import staged
@@ -73,7 +74,7 @@ def prepared_folder(data: DataSet, case: Case, recipe: Recipe) -> Path:
     folder = data.folder / "cache" / f"{case.name}-{cache_key(case, recipe)}"
     if not (folder / FACTS).exists():
         labels = data.labels(case)
-        prepared = prepare(data.volume(case), recipe.preprocessing, labels > 0)
+        prepared = prepare(data.volume(case), recipe.preprocessing, labels >= LIVER)
         scale = output_scale(recipe)
         grid = prepared.grid
         labels = prepare_labels(labels, grid, scale, recipe.preprocessing.label_interpolation)
@@ -153,7 +154,7 @@ def find_lesions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     See `PreparedCase`; the largest lesion comes first.
     """
-    components, count = lesion_components(labels == 2)
+    components, count = lesion_components(labels == TUMOR)
     voxels = np.argwhere(components).astype(np.int32)
     lesion = components[tuple(voxels.T)]
     order = np.argsort(lesion, kind="stable")
@@ -193,5 +194,5 @@ def with_measured_statistics(recipe: Recipe, data: DataSet, cases: list[Case]) -
 
 def foreground_hu(data: DataSet, case: Case) -> np.ndarray:
     """HU of every tenth voxel of a case's liver and tumors, 1D."""
-    foreground = data.labels(case) > 0
+    foreground = data.labels(case) >= LIVER
     return data.volume(case).hu[foreground][::EVERY_NTH_VOXEL]

@@ -28,7 +28,7 @@ from LiverTumorSegLib.preprocess import network_shape, padded_shape
 from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.recipes import PAPERS, REPORTED
 from LiverTumorSegLib.recipes.common import NO_AUGMENTATION
-from LiverTumorSegLib.sliding_window import window_starts
+from LiverTumorSegLib.sliding_window import window_starts, window_within
 
 CT_VOXELS, BODY_VOXELS, LIVER_VOXELS = (200, 512, 512), (200, 340, 460), (80, 220, 260)
 CT_SPACING_MM = (2.0, 0.75, 0.75)
@@ -159,7 +159,7 @@ def cost(recipe: Recipe) -> tuple[int, float]:
         InputError: the network needs a library that is not installed.
     """
     grid = padded_shape(reference_grid(recipe), recipe.preprocessing)
-    window = tuple(min(sizes) for sizes in zip(recipe.patch or grid, grid, strict=True))
+    window = window_within(recipe.patch, grid)
     windows = math.prod(
         len(window_starts(size, length, recipe.inference.overlap))
         for size, length in zip(grid, window, strict=True)

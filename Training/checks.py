@@ -8,6 +8,7 @@ from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.preprocess import padded_shape
 from LiverTumorSegLib.recipe import FixedShape, Plateau, Recipe, SliceSampling, Triple
+from LiverTumorSegLib.sliding_window import window_within
 from Training.cache import output_scale
 from Training.folds import Division
 from Training.losses import check_names, encode, total_loss
@@ -96,5 +97,4 @@ def windows(recipe: Recipe) -> tuple[Triple, Triple]:
     fixed = preprocessing.resampling
     shape = fixed.shape if isinstance(fixed, FixedShape) else (1, 1, 1)
     grid = padded_shape(shape, preprocessing)
-    z, y, x = (min(sizes) for sizes in zip(recipe.patch or grid, grid, strict=True))
-    return recipe.patch or grid, (z, y, x)
+    return recipe.patch or grid, window_within(recipe.patch, grid)

@@ -28,6 +28,7 @@ from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.checkpoint import Model, load_model
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.segment import segment
 from LiverTumorSegLib.stage import run_stage
 from LiverTumorSegLib.volume import Volume
@@ -133,7 +134,7 @@ def evaluate_case(
     started = time.perf_counter()
     masks = predict(volume, labels, models, device, flips)
     seconds = time.perf_counter() - started
-    references = {"liver": labels > 0, "tumor": labels == 2}
+    references = masks_of(labels)
     liver_from = "prediction" if "liver" in models else "reference"
     seen = any(case.patient in trained_on(model) for model in models.values())
     return [
@@ -153,18 +154,11 @@ def predict(
     """Masks by target, bool (z, y, x)."""
     if len(models) == 2:
         liver, tumor = models["liver"], models["tumor"]
-        found = segment(volume, liver, tumor, device=device, flips=flips).labels
-        return {"liver": found > 0, "tumor": found == 2}
+        return masks_of(segment(volume, liver, tumor, device=device, flips=flips).labels)
     ((target, model),) = models.items()
+    liver_mask = masks_of(labels)["liver"] if target == "tumor" else None
     return run_stage(
-        volume,
-        model,
-        pick_device(device),
-        "torch",
-        flips=flips,
-        probabilities=False,
-        on_progress=lambda fraction: None,
-        liver=labels > 0 if target == "tumor" else None,
+        volume, model, pick_device(device), "torch", flips=flips, liver=liver_mask
     ).masks
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.recipe import AlphaSupervision, PyramidSupervision
 from LiverTumorSegLib.recipe import Training as Settings
 
@@ -229,7 +230,7 @@ def encode(labels: Tensor, targets: tuple[str, ...], activation: Activation) -> 
         if targets != ("liver", "tumor"):
             raise ValueError(f'A softmax is of recipes whose target is "both", not {targets}.')
         return torch.cat([labels == value for value in range(3)], 1).float()
-    masks = {"liver": labels > 0, "tumor": labels == 2}
+    masks = masks_of(labels)
     return torch.cat([masks[name] for name in targets], 1).float()
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.staging import staged
 from LiverTumorSegLib.volume import read_labels, read_volume
 from Training.dataset import Case, write_cases
@@ -116,14 +117,14 @@ def prepare_case(folder: Path, output: Path, label_map: dict[int, int]) -> Case:
         hu = hu.astype(np.int16)
     np.save(output / f"{folder.name}_hu.npy", hu)
     np.save(output / f"{folder.name}_labels.npy", labels)
-    voxel_ml = geometry.voxel_ml
+    masks, voxel_ml = masks_of(labels), geometry.voxel_ml
     return Case(
         name=folder.name,
         patient=folder.name,
         geometry=volume.geometry,
-        liver_ml=float((labels > 0).sum() * voxel_ml),
-        tumor_ml=float((labels == 2).sum() * voxel_ml),
-        lesions=lesion_components(labels == 2)[1],
+        liver_ml=float(masks["liver"].sum() * voxel_ml),
+        tumor_ml=float(masks["tumor"].sum() * voxel_ml),
+        lesions=lesion_components(masks["tumor"])[1],
         sha256=hashlib.sha256(hu.tobytes() + labels.tobytes()).hexdigest(),
     )
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.preprocess import padded_shape
 from LiverTumorSegLib.recipe import Recipe, SliceSampling, Triple, WindowSampling
 from Training.cache import PreparedCase, output_scale
-
-BACKGROUND, LIVER, TUMOR = 0, 1, 2
 
 
 def deal(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.labels import BACKGROUND, masks_of
 from LiverTumorSegLib.preprocess import blank_far
 from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.sliding_window import window_starts
@@ -22,7 +23,7 @@ from Training.cache import output_scale, prepared_folder, read_prepared
 from Training.dataset import Case, DataSet
 from Training.losses import encode, total_loss
 from Training.metrics import dice
-from Training.sampling import BACKGROUND, TUMOR, centered, window_shape
+from Training.sampling import centered, window_shape
 
 
 def validate(
@@ -59,18 +60,9 @@ def held_out_dice(
     model = Model(recipe.name, recipe, {}, "", copy.deepcopy(network))
     scores: dict[str, list[float]] = {target: [] for target in recipe.targets}
     for case in cases:
-        labels = data.labels(case)
-        references = {"liver": labels > BACKGROUND, "tumor": labels == TUMOR}
-        result = run_stage(
-            data.volume(case),
-            model,
-            device,
-            "torch",
-            flips=False,
-            probabilities=False,
-            on_progress=lambda fraction: None,
-            liver=references["liver"] if recipe.preprocessing.liver_crop else None,
-        )
+        references = masks_of(data.labels(case))
+        liver = references["liver"] if recipe.preprocessing.liver_crop else None
+        result = run_stage(data.volume(case), model, device, "torch", liver=liver)
         for target in recipe.targets:
             scores[target].append(dice(result.masks[target], references[target]))
     return {target: float(np.mean(values)) for target, values in scores.items()}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from LiverTumorSegLib.networks.blocks import check_input
+from LiverTumorSegLib.networks.blocks import check_input, initialize_he
 
 DEPTHS = (3, 4, 6, 3)
 """Basic blocks in the four stages of a ResNet-34."""
@@ -163,14 +163,7 @@ class CENet(nn.Module):
             nn.ReLU(),
             nn.Conv2d(width // 2, out_channels, 3, padding=1),
         )
-        self._initialize()
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialize_he(self)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, list[Tensor]]:
         """`(B, in_channels, H, W)` to logits `(B, out_channels, H, W)`.

@@ -26,7 +26,7 @@ from LiverTumorSegLib.recipe import (
     WindowSampling,
     ZScore,
 )
-from LiverTumorSegLib.recipes.common import NO_AUGMENTATION, Reported
+from LiverTumorSegLib.recipes.common import NO_AUGMENTATION, Reported, with_args, with_loss
 
 DPC_NET = Recipe(
     name="dpc-net",
@@ -119,40 +119,30 @@ DPC_NET = Recipe(
 )
 
 
-def variant(name: str, **args: Any) -> Recipe:
-    """The network with other modules."""
-    network = Network("dpc", {**DPC_NET.network.args, **args})
-    return replace(DPC_NET, name=name, network=network)
-
-
 def baseline(name: str, attention: str, **args: Any) -> Recipe:
     """Modules on the baseline 3D U-Net, as in Tables 1, 2 and 4."""
-    return variant(name, encoder="baseline", attention=attention, **args)
+    return with_args(DPC_NET, name, encoder="baseline", attention=attention, **args)
 
 
-def with_loss(name: str, loss: dict[str, float]) -> Recipe:
-    """Table 3, on the baseline with both modules."""
-    recipe = baseline(name, "spa+sem")
-    return replace(recipe, training=replace(recipe.training, loss=loss))
-
+SPA_SEM = baseline("dpc-spa-sem", "spa+sem")
 
 RECIPES = (
     DPC_NET,
-    variant("dpc-pfe", attention="none"),
-    variant("dpc-net-literal", profile="literal"),
+    with_args(DPC_NET, "dpc-pfe", attention="none"),
+    with_args(DPC_NET, "dpc-net-literal", profile="literal"),
     baseline("dpc-baseline", "none"),
     baseline("dpc-spa", "spa"),
     baseline("dpc-sem", "sem"),
     baseline("dpc-sem-avg", "sem", sem_pool="avg"),
     baseline("dpc-sem-max", "sem", sem_pool="max"),
-    baseline("dpc-spa-sem", "spa+sem"),
+    SPA_SEM,
     baseline("dpc-spa-avg-sem", "spa+sem", spa_pool="avg"),
     baseline("dpc-spa-max-sem", "spa+sem", spa_pool="max"),
     baseline("dpc-sem-spa", "sem+spa"),
     baseline("dpc-ag", "ag"),
     baseline("dpc-daf", "daf"),
-    with_loss("dpc-loss-ce", {"cross_entropy": 1.0}),
-    with_loss("dpc-loss-dice", {"class_dice": 1.0}),
+    with_loss(SPA_SEM, "dpc-loss-ce", cross_entropy=1.0),
+    with_loss(SPA_SEM, "dpc-loss-dice", class_dice=1.0),
 )
 
 

@@ -17,7 +17,13 @@ from LiverTumorSegLib.recipe import (
     Training,
     Window,
 )
-from LiverTumorSegLib.recipes.common import LITS_27_46, NO_AUGMENTATION, WHOLE_GRID, Reported
+from LiverTumorSegLib.recipes.common import (
+    LITS_27_46,
+    NO_AUGMENTATION,
+    WHOLE_GRID,
+    Reported,
+    with_args,
+)
 
 PAPER = Paper(
     citation=(
@@ -105,22 +111,15 @@ TUMOR = replace(
     inference=replace(LIVER.inference, largest_component=False, fill_holes=False),
 )
 
-
-def variant(name: str, recipe: Recipe, block: str, msca_levels: list[int]) -> Recipe:
-    """The recipe with other blocks or without attention (Tables 1 and 2)."""
-    args = {**recipe.network.args, "block": block, "msca_levels": msca_levels}
-    return replace(recipe, name=name, network=replace(recipe.network, args=args))
-
-
 RECIPES = (
     LIVER,
     TUMOR,
-    variant("elanres-liver", LIVER, "elanres", []),
-    variant("elanres-tumor", TUMOR, "elanres", []),
-    variant("msca-liver", LIVER, "double", [1, 2, 3, 4]),
-    variant("msca-tumor", TUMOR, "double", [1, 2, 3, 4]),
-    variant("elanres-msca-baseline-liver", LIVER, "double", []),
-    variant("elanres-msca-baseline-tumor", TUMOR, "double", []),
+    with_args(LIVER, "elanres-liver", block="elanres", msca_levels=[]),
+    with_args(TUMOR, "elanres-tumor", block="elanres", msca_levels=[]),
+    with_args(LIVER, "msca-liver", block="double", msca_levels=[1, 2, 3, 4]),
+    with_args(TUMOR, "msca-tumor", block="double", msca_levels=[1, 2, 3, 4]),
+    with_args(LIVER, "elanres-msca-baseline-liver", block="double", msca_levels=[]),
+    with_args(TUMOR, "elanres-msca-baseline-tumor", block="double", msca_levels=[]),
 )
 
 

@@ -2,23 +2,19 @@
 
 Slices are 512x512; larger matrices are covered by overlapping windows of that size. CLAHE has
 skimage's parameters, tiles of 64 pixels. Keras' meaning of patience and of augmentations without a
-stated probability (every sample) is kept. The look at every eighth slice first is ours, for the
-CPU; the paper's averaging over flips is what `--tta` does.
+stated probability (every sample) is kept. The paper's averaging over flips is what `--tta` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from LiverTumorSegLib.recipe import (
     Clahe,
     Inference,
     Network,
     Paper,
-    PixelRange,
     Plateau,
-    Prepass,
     Preprocessing,
     Recipe,
     SliceSampling,
@@ -26,7 +22,15 @@ from LiverTumorSegLib.recipe import (
     Training,
     Window,
 )
-from LiverTumorSegLib.recipes.common import NO_AUGMENTATION, UNET_PLUS_PLUS, Reported
+from LiverTumorSegLib.recipes.common import (
+    EVERY_EIGHTH_SLICE,
+    NATIVE_PIXELS,
+    NO_AUGMENTATION,
+    UNET_PLUS_PLUS,
+    Reported,
+    with_args,
+    with_network,
+)
 
 MSA_UNET = Recipe(
     name="msa-unet",
@@ -59,7 +63,7 @@ MSA_UNET = Recipe(
         body_crop=None,
         liver_crop=None,
         halve_in_plane=False,
-        resampling=PixelRange(smallest_mm=0.5, largest_mm=1.1, target_mm=0.75),
+        resampling=NATIVE_PIXELS,
         interpolation="linear",
         label_interpolation="nearest",
         resample_hu=True,
@@ -100,35 +104,22 @@ MSA_UNET = Recipe(
         blend="gaussian",
         threshold=0.5,
         flips=(1, 2),
-        prepass=Prepass(every_slices=8, margin_slices=24),
+        prepass=EVERY_EIGHTH_SLICE,
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
     ),
 )
 
-
-def with_parts(name: str, *, msrb: bool, aaspp: bool, rasm: bool) -> Recipe:
-    """An ablation."""
-    args = {**MSA_UNET.network.args, "msrb": msrb, "aaspp": aaspp, "rasm": rasm}
-    return replace(MSA_UNET, name=name, network=Network("msa", args))
-
-
-def with_network(name: str, network: str, args: dict[str, Any]) -> Recipe:
-    """Another network under the same conditions."""
-    channels = {"in_channels": 1, "out_channels": 1}
-    return replace(MSA_UNET, name=name, network=Network(network, {**channels, **args}))
-
-
 RECIPES = (
     MSA_UNET,
-    with_parts("msa-baseline", msrb=False, aaspp=False, rasm=False),
-    with_parts("msa-msrb", msrb=True, aaspp=False, rasm=False),
-    with_parts("msa-aaspp", msrb=False, aaspp=True, rasm=False),
-    with_parts("msa-rasm", msrb=False, aaspp=False, rasm=True),
-    with_network("msa-unet-plus-plus", "unet_plus_plus", UNET_PLUS_PLUS),
-    with_network("msa-deeplabv3-plus", "deeplabv3_plus", {"encoder_name": "resnet101"}),
-    with_network("msa-ce-net", "ce_net", {"width": 64}),
+    with_args(MSA_UNET, "msa-baseline", msrb=False, aaspp=False, rasm=False),
+    with_args(MSA_UNET, "msa-msrb", msrb=True, aaspp=False, rasm=False),
+    with_args(MSA_UNET, "msa-aaspp", msrb=False, aaspp=True, rasm=False),
+    with_args(MSA_UNET, "msa-rasm", msrb=False, aaspp=False, rasm=True),
+    with_network(MSA_UNET, "msa-unet-plus-plus", "unet_plus_plus", **UNET_PLUS_PLUS),
+    with_network(MSA_UNET, "msa-deeplabv3-plus", "deeplabv3_plus", encoder_name="resnet101"),
+    with_network(MSA_UNET, "msa-ce-net", "ce_net", width=64),
 )
 
 

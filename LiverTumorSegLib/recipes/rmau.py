@@ -3,13 +3,12 @@
 What the paper leaves open is decided in the network's file and here: windows of 256x256 pixels at
 native resolution (a fixed middle part would cut most livers), on slices that show the liver (its
 19,080 slices of 131 volumes can be no others), a quarter of them centered on background, half on
-liver, a quarter on tumor. The look at every eighth slice first is ours, for the CPU.
+liver, a quarter on tumor.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from LiverTumorSegLib.recipe import (
     Constant,
@@ -17,7 +16,6 @@ from LiverTumorSegLib.recipe import (
     Network,
     Paper,
     PixelRange,
-    Prepass,
     Preprocessing,
     Recipe,
     SliceSampling,
@@ -25,7 +23,16 @@ from LiverTumorSegLib.recipe import (
     Training,
     Window,
 )
-from LiverTumorSegLib.recipes.common import NO_AUGMENTATION, UNET_PLUS_PLUS, Reported
+from LiverTumorSegLib.recipes.common import (
+    EVERY_EIGHTH_SLICE,
+    NATIVE_PIXELS,
+    NO_AUGMENTATION,
+    UNET_PLUS_PLUS,
+    Reported,
+    with_args,
+    with_loss,
+    with_network,
+)
 
 RMAU_NET = Recipe(
     name="rmau-net",
@@ -56,7 +63,7 @@ RMAU_NET = Recipe(
         body_crop=None,
         liver_crop=None,
         halve_in_plane=False,
-        resampling=PixelRange(smallest_mm=0.5, largest_mm=1.1, target_mm=0.75),
+        resampling=NATIVE_PIXELS,
         interpolation="linear",
         label_interpolation="nearest",
         resample_hu=True,
@@ -99,29 +106,12 @@ RMAU_NET = Recipe(
         blend="gaussian",
         threshold=0.5,
         flips=(),
-        prepass=Prepass(every_slices=8, margin_slices=24),
+        prepass=EVERY_EIGHTH_SLICE,
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
     ),
 )
-
-
-def with_blocks(name: str, *, res_se: bool, mab: bool) -> Recipe:
-    """An ablation of Table 5."""
-    args = {**RMAU_NET.network.args, "res_se": res_se, "mab": mab}
-    return replace(RMAU_NET, name=name, network=Network("rmau", args))
-
-
-def with_network(name: str, network: str, args: dict[str, Any]) -> Recipe:
-    """Another network under the same conditions."""
-    channels = {"in_channels": 1, "out_channels": 2}
-    return replace(RMAU_NET, name=name, network=Network(network, {**channels, **args}))
-
-
-def with_loss(name: str, loss: dict[str, float]) -> Recipe:
-    """The comparison of losses."""
-    return replace(RMAU_NET, name=name, training=replace(RMAU_NET.training, loss=loss))
 
 
 def without_augmentation(name: str, recipe: Recipe) -> Recipe:
@@ -137,23 +127,25 @@ def without_window(name: str, recipe: Recipe) -> Recipe:
     return replace(without_augmentation(name, recipe), preprocessing=preprocessing)
 
 
-UNET = with_blocks("rmau-baseline", res_se=False, mab=False)
+UNET = with_args(RMAU_NET, "rmau-baseline", res_se=False, mab=False)
 
 RECIPES = (
     RMAU_NET,
     UNET,
-    with_blocks("rmau-res-se", res_se=True, mab=False),
-    with_blocks("rmau-mab", res_se=False, mab=True),
-    with_loss("rmau-loss-ce", {"bce": 1.0}),
-    with_loss("rmau-loss-ce-dice", {"bce": 1.0, "batch_dice": 1.0}),
+    with_args(RMAU_NET, "rmau-res-se", res_se=True, mab=False),
+    with_args(RMAU_NET, "rmau-mab", res_se=False, mab=True),
+    with_loss(RMAU_NET, "rmau-loss-ce", bce=1.0),
+    with_loss(RMAU_NET, "rmau-loss-ce-dice", bce=1.0, batch_dice=1.0),
     without_augmentation("rmau-no-augmentation", RMAU_NET),
     without_augmentation("rmau-baseline-no-augmentation", UNET),
     without_window("rmau-no-window", RMAU_NET),
     without_window("rmau-baseline-no-window", UNET),
-    with_network("rmau-unet-plus-plus", "unet_plus_plus", UNET_PLUS_PLUS),
-    with_network("rmau-ra-unet", "ra_unet", {"width": 16}),
+    with_network(RMAU_NET, "rmau-unet-plus-plus", "unet_plus_plus", **UNET_PLUS_PLUS),
+    with_network(RMAU_NET, "rmau-ra-unet", "ra_unet", width=16),
     # Not in the paper: a cheap attention network to compare with.
-    with_network("rmau-attention-unet", "attention_unet", {"channels": [64, 128, 256, 512, 1024]}),
+    with_network(
+        RMAU_NET, "rmau-attention-unet", "attention_unet", channels=[64, 128, 256, 512, 1024]
+    ),
     # Whole slices at half the resolution: a ninth of the work.
     replace(
         RMAU_NET,

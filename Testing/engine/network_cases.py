@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from LiverTumorSegLib.backends import _import_openvino
 from LiverTumorSegLib.networks import build
@@ -243,6 +244,11 @@ def randomize_norms(module: nn.Module) -> nn.Module:
     return module
 
 
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
+)
+
+
 def assert_same(before: Tensor, after: Tensor, tolerance: float) -> None:
     """Equal within a share of the largest value, and not by being constant."""
     assert after.shape == before.shape
@@ -267,6 +273,17 @@ def assert_starts_as_he(network: nn.Module, negative_slope: float) -> None:
             assert abs(gain.std() - 1) < 0.08, name
             assert (gain.abs() > 1.96).float().mean() == pytest.approx(0.05, abs=0.02), name
     assert seen > 5
+
+
+def assert_starts_with_maximum(network: nn.Module, above: str, below: str) -> None:
+    """The module named `below` is given the maxima over 2x2x2 voxels of what `above` gives."""
+    seen = {}
+    randomize_norms(network).eval()
+    network.get_submodule(above).register_forward_hook(lambda m, i, out: seen.update(above=out))
+    network.get_submodule(below).register_forward_pre_hook(lambda m, i: seen.update(below=i[0]))
+    with torch.no_grad():
+        network(torch.rand(1, 1, *smallest(network)))
+    assert torch.equal(seen["below"], F.max_pool3d(seen["above"], 2))
 
 
 def input_shapes(network: nn.Module, names: list[str], *inputs: Tensor) -> dict[str, list]:

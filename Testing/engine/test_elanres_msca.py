@@ -16,12 +16,16 @@ from LiverTumorSegLib.networks.elanres_msca import (
     RepUnit,
     fold_batch_norm,
 )
-from Testing.engine.network_cases import assert_same, parameters, randomize_norms, small, smallest
+from Testing.engine.network_cases import (
+    PRECISIONS,
+    assert_same,
+    assert_starts_with_maximum,
+    parameters,
+    randomize_norms,
+    small,
+)
 
 ELANRES = "elanres_msca"
-PRECISIONS = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
-)
 
 
 def test_no_batch_norm_or_fusion_is_left_in_the_elanres_blocks() -> None:
@@ -214,10 +218,4 @@ def test_a_fresh_elanres_network_predicts_within_reason() -> None:
 
 
 def test_each_level_starts_with_the_maximum_of_the_one_above() -> None:
-    network = randomize_norms(small(ELANRES)).eval()
-    seen = {}
-    network.attentions[0].register_forward_hook(lambda m, i, output: seen.update(above=output))
-    network.encoders[1].register_forward_pre_hook(lambda m, inputs: seen.update(below=inputs[0]))
-    with torch.no_grad():
-        network(torch.rand(1, 1, *smallest(network)))
-    assert torch.equal(seen["below"], F.max_pool3d(seen["above"], 2))
+    assert_starts_with_maximum(small(ELANRES), "attentions.0", "encoders.1")

@@ -15,6 +15,7 @@ from Testing.engine.network_cases import (
     CASES,
     COUNTS,
     FORMS,
+    PRECISIONS,
     assert_same,
     case_of,
     parameters,
@@ -28,9 +29,6 @@ ALL = pytest.mark.parametrize("name", [case_of(name) for name in CASES])
 EVERY_FORM = pytest.mark.parametrize(("name", "form"), FORMS)
 DEPLOYABLE = pytest.mark.parametrize(
     "name", sorted(name for name in NETWORKS if hasattr(NETWORKS[name], "deploy"))
-)
-PRECISIONS = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)]
 )
 
 

@@ -38,7 +38,6 @@ from LiverTumorSegLib.recipe import (
     FixedShape,
     LiverCrop,
     PixelRange,
-    Preprocessing,
     Spacing,
     Statistics,
     Window,
@@ -48,21 +47,8 @@ from LiverTumorSegLib.recipes import RECIPES
 from LiverTumorSegLib.resample import halve_in_plane
 from LiverTumorSegLib.restore import restored_slices
 from LiverTumorSegLib.volume import Volume
+from Testing.recipe_cases import PLAIN
 
-PLAIN = Preprocessing(
-    orientation="LPS",
-    body_crop=None,
-    liver_crop=None,
-    halve_in_plane=False,
-    resampling=None,
-    interpolation="linear",
-    label_interpolation="nearest",
-    resample_hu=True,
-    intensity=Window(clip_hu=(-200.0, 200.0), output=(0.0, 1.0)),
-    clahe=None,
-    pad_multiple=(1, 1, 1),
-    pad_minimum=(1, 1, 1),
-)
 BODY = BodyCrop(threshold_hu=-500.0, opening_voxels=2, margin_voxels=4)
 LIVER = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
 HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=(4, 4, 4), pad_minimum=(4, 8, 8))

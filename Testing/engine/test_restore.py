@@ -20,23 +20,10 @@ from LiverTumorSegLib.recipe import FixedShape, LiverCrop, Preprocessing, Recipe
 from LiverTumorSegLib.recipes import RECIPES
 from LiverTumorSegLib.restore import decide, likelihoods, restore, restored_slices, slices_of
 from LiverTumorSegLib.volume import Volume
+from Testing.recipe_cases import PLAIN
 
 Shape = tuple[int, int, int]
 
-PLAIN = Preprocessing(
-    orientation="LPS",
-    body_crop=None,
-    liver_crop=None,
-    halve_in_plane=False,
-    resampling=None,
-    interpolation="linear",
-    label_interpolation="nearest",
-    resample_hu=True,
-    intensity=Window(clip_hu=(-200.0, 200.0), output=(0.0, 1.0)),
-    clahe=None,
-    pad_multiple=(1, 1, 1),
-    pad_minimum=(1, 1, 1),
-)
 HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=(4, 4, 4), pad_minimum=(4, 8, 8))
 LIVER_CROP = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
 ONE = RECIPES["unet3d-liver"]  # a sigmoid for the liver

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from Testing.engine.network_cases import randomize_norms, small, smallest
+from Testing.engine.network_cases import (
+    assert_starts_with_maximum,
+    small,
+)
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -31,10 +33,4 @@ def test_three_poolings_make_the_divisor_eight() -> None:
 
 
 def test_each_level_starts_with_the_maximum_of_the_one_above() -> None:
-    network = randomize_norms(small("unet3d")).eval()
-    seen = {}
-    network.encoders[0].register_forward_hook(lambda m, i, output: seen.update(above=output))
-    network.encoders[1].register_forward_pre_hook(lambda m, inputs: seen.update(below=inputs[0]))
-    with torch.no_grad():
-        network(torch.rand(1, 1, *smallest(network)))
-    assert torch.equal(seen["below"], F.max_pool3d(seen["above"], 2))
+    assert_starts_with_maximum(small("unet3d"), "encoders.0", "encoders.1")
