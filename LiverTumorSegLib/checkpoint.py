@@ -1,14 +1,18 @@
 """Weights files: a network's tensors with its recipe and model card, in safetensors.
 
 Nothing in such a file is ever executed. The file's metadata holds the recipe and the card as JSON,
-and a digest of both and of the tensors, which is checked before they are used.
+and a digest of both and of the tensors, which is checked before they are used. Weights have names
+where they lie in one of two folders: the embedded ones, and those a user adds to `models_folder`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = "LiverTumorSeg-1"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+FOLDER_VARIABLE = "LIVERTUMORSEG_MODELS"
+OTHER_WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
 Card = dict[str, Any]
 
 
@@ -35,16 +41,28 @@ class ModelInfo:
     sha256: str
     deployed: bool
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the file came with this program."""
+        return self.path.parent == WEIGHTS_FOLDER
+
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its weights, in evaluation mode, and what it was made with."""
+    """A network with its weights, in evaluation mode, and what it was made with.
+
+    `predictors` keeps the function last made of the network (see `stage.slice_predictor`), because
+    OpenVINO takes seconds to make one.
+    """
 
     name: str
     recipe: Recipe
     card: Card
     sha256: str
     network: nn.Module
+    predictors: dict[object, Callable[[Tensor], Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 def save_model(path: Path, network: nn.Module, recipe: Recipe, card: Card) -> str:
@@ -71,8 +89,8 @@ def save_model(path: Path, network: nn.Module, recipe: Recipe, card: Card) -> st
     for key, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise InputError(
-                f"{path}: expected finite weights that fit half precision, found others in {key}. "
-                "The training has diverged; train again, with a lower learning rate."
+                f"{path.name}: expected finite weights that fit half precision, found others in "
+                f"{key}. The training has diverged; train again, with a lower learning rate."
             )
     metadata = {
         "format": FORMAT,
@@ -208,7 +226,9 @@ def find_model(name_or_path: str) -> Path:
     Raises:
         InputError: neither.
     """
-    listed = {path.stem: path for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors"))}
+    listed: dict[str, Path] = {}
+    for path in _weights_files():
+        listed.setdefault(path.stem, path)
     if name_or_path in listed:
         return listed[name_or_path]
     path = Path(name_or_path)
@@ -220,23 +240,92 @@ def find_model(name_or_path: str) -> Path:
     )
 
 
+def models_folder() -> Path:
+    """The folder for a user's own weights files, which may not exist.
+
+    It is the one that the environment variable LIVERTUMORSEG_MODELS names, else
+    `LiverTumorSeg/models` where the system keeps what programs store for a user: %LOCALAPPDATA% on
+    Windows, ~/Library/Application Support on macOS, else $XDG_DATA_HOME or ~/.local/share.
+    """
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named)
+    try:
+        home = Path.home()
+    except RuntimeError:  # an account that has none
+        home = Path("/")
+    if sys.platform == "win32":
+        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = home / "Library" / "Application Support"
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return data / "LiverTumorSeg" / "models"
+
+
 def list_models() -> tuple[ModelInfo, ...]:
-    """The installed weights, by name. Imports no torch."""
-    return tuple(read_info(path) for path in sorted(WEIGHTS_FOLDER.glob("*.safetensors")))
+    """The weights that have names: the embedded ones, then the user's, each by name.
+
+    Files that cannot be used are left out. Imports no torch.
+    """
+    return survey_models()[0]
+
+
+def survey_models() -> tuple[tuple[ModelInfo, ...], tuple[str, ...]]:
+    """The weights that have names, and what is wrong with each other file beside them.
+
+    A file of the user's that is called as an embedded one has no name. Imports no torch.
+    """
+    found: dict[str, ModelInfo] = {}
+    faults: list[str] = []
+    for path in _weights_files():
+        try:
+            info = read_info(path)
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        if info.name in found:
+            faults.append(
+                f"{path}: expected a name of its own, but embedded weights are called "
+                f"{info.name}. Rename the file, or give its path."
+            )
+        found.setdefault(info.name, info)
+    others = (path for path in models_folder().glob("*") if path.suffix in OTHER_WEIGHTS)
+    faults += (
+        f"{path}: expected a .safetensors weights file, found {path.suffix}, which is never read "
+        "from here. `python -m Training.export` makes weights files."
+        for path in sorted(others)
+    )
+    return tuple(found.values()), tuple(faults)
+
+
+def _weights_files() -> Iterator[Path]:
+    """All .safetensors files of both folders, the embedded ones first."""
+    for folder in (WEIGHTS_FOLDER, models_folder()):
+        yield from sorted(folder.glob("*.safetensors"))
 
 
 def default_model_name(target: str) -> str:
-    """Name of the weights used when none are asked for: the first that segment the target.
+    """Name of the weights used when none are asked for.
+
+    Only embedded weights are ever used unasked, so that what a user adds changes no result; those
+    for the target alone come before those for both, then the first by name.
 
     Raises:
-        InputError: no weights for this target are installed.
+        InputError: no weights for this target are embedded.
     """
-    names = [info.name for info in list_models() if target in info.recipe.targets]
-    if not names:
+    models, faults = survey_models()
+    fitting = [info for info in models if info.embedded and target in info.recipe.targets]
+    if not fitting:
         raise InputError(
-            f"No {target} weights are installed in {WEIGHTS_FOLDER}; give a .safetensors path."
+            " ".join(
+                (
+                    f"No {target} weights are embedded in {WEIGHTS_FOLDER}; ask for those of "
+                    "another name that `models` lists, or give a .safetensors path.",
+                    *faults,
+                )
+            )
         )
-    return names[0]
+    return min(fitting, key=lambda info: (info.target != target, info.name)).name
 
 
 def digest(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `segment` a CT, list the installed `models`.
+"""The command line: `segment` a CT or a `batch` of them, list the `models`.
 
 Exit codes: 0 done, 1 a bug, 2 the input, 3 cancelled, 4 memory or disk. Nothing heavy is imported
 before the arguments are known to be sound.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import errno
 import io
 import json
 import os
@@ -17,17 +16,16 @@ import re
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from LiverTumorSegLib import __version__
-from LiverTumorSegLib.errors import Cancelled, InputError, ResourceError
+from LiverTumorSegLib.errors import EXIT_BUG, outcome_of
 from LiverTumorSegLib.progress import JsonProgress, NoProgress, Progress, TextProgress
 
 DISCLAIMER = "Not for clinical use."
-EXIT_BUG, EXIT_CANCELLED, EXIT_RESOURCES = 1, Cancelled.exit_code, ResourceError.exit_code
+REPORT_BUG = "This is a bug. Please report it with the command and all the lines above."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         except (Exception, KeyboardInterrupt) as error:
             progress.close()
-            code, message = _outcome(error)
+            code, message = outcome_of(error)
+            if code == EXIT_BUG:
+                message += f"\n{REPORT_BUG}"
             _tell(progress, error, code, message)
             return code
 
@@ -75,43 +75,63 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "input", type=Path, metavar="INPUT", help="NIfTI, NRRD or MHA file, or a DICOM folder"
     )
-    segment.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
+    _add_run_options(segment)
+
+    batch = commands.add_parser(
+        "batch",
+        help="segment and measure all CTs of a folder",
+        description="Segment all CTs of a folder. OUTDIR receives a folder for each, as `segment` "
+        "writes it, and cases.csv, one row a CT. A batch that was interrupted goes on where it "
+        f"stopped; a CT that fails does not stop the rest. {DISCLAIMER}",
+    )
+    batch.set_defaults(command=_batch)
+    batch.add_argument(
+        "input",
+        type=Path,
+        metavar="FOLDER",
+        help="holds NIfTI, NRRD or MHA files, and a folder for each DICOM series",
+    )
+    _add_run_options(batch)
+
+    models = commands.add_parser("models", help="list the embedded weights and your own")
+    models.set_defaults(command=_models)
+    models.add_argument("--json", action="store_true", help="everything the files say, as JSON")
+    return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
     model_help = (
         "weights for the {} or for both: a name that `models` lists, or a file (default: the "
         "installed ones)"
     )
-    segment.add_argument("--liver", metavar="MODEL", help=model_help.format("liver"))
-    segment.add_argument("--tumor", metavar="MODEL", help=model_help.format("tumor"))
-    segment.add_argument(
+    command.add_argument("--liver", metavar="MODEL", help=model_help.format("liver"))
+    command.add_argument("--tumor", metavar="MODEL", help=model_help.format("tumor"))
+    command.add_argument(
         "--device",
         type=_device,
         default="auto",
         metavar="auto|cuda[:N]|mps|cpu",
         help="where the networks run (default: auto)",
     )
-    segment.add_argument(
+    command.add_argument(
         "--backend",
         choices=("auto", "torch", "openvino"),
         default="auto",
         help="what computes on the CPU; auto takes OpenVINO where it is installed (default: auto)",
     )
-    segment.add_argument("--tta", action="store_true", help="average over mirrored images (slower)")
-    segment.add_argument(
+    command.add_argument("--tta", action="store_true", help="average over mirrored images (slower)")
+    command.add_argument(
         "--probabilities",
         action="store_true",
         help="also write liver_probability.nii.gz and tumor_probability.nii.gz",
     )
-    segment.add_argument(
+    command.add_argument(
         "--progress",
         choices=("text", "json", "none"),
         default="text",
         help="text: a bar on stderr; json: one JSON object a line on stdout (default: text)",
     )
-
-    models = commands.add_parser("models", help="list the installed weights")
-    models.set_defaults(command=_models)
-    models.add_argument("--json", action="store_true", help="everything the files say, as JSON")
-    return parser
 
 
 def _device(text: str) -> str:
@@ -127,61 +147,29 @@ def _progress(kind: str) -> Progress:
 
 
 def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.backends import pick_device
+    from LiverTumorSegLib.case import run_case
     from LiverTumorSegLib.checkpoint import load_models
-    from LiverTumorSegLib.measure import measure
-    from LiverTumorSegLib.report import FILE_NAMES, Run, summary_of, table_text, write_outputs
-    from LiverTumorSegLib.segment import segment
-    from LiverTumorSegLib.staging import staged
-    from LiverTumorSegLib.volume import read_volume
+    from LiverTumorSegLib.report import FILE_NAMES, summary_of, table_text
 
-    source, outdir = arguments.input, arguments.outdir
-    if any((outdir / name).resolve() == source.resolve() for name in FILE_NAMES):
-        raise InputError(
-            f"{source}: expected a CT, found a file that this run would overwrite. Choose another "
-            "OUTDIR."
-        )
-    timings_s: dict[str, float] = {}
-    progress("Read", 0.0)
-    with _timed(timings_s, "read"):
-        volume = read_volume(source)
-    progress("Read", 1.0)
-    with staged(outdir, FILE_NAMES) as folder:
-        liver, tumor = load_models(arguments.liver, arguments.tumor)
-        device = str(pick_device(arguments.device))
-        segmentation = segment(
-            volume,
-            liver,
-            tumor,
-            device=device,
-            backend=arguments.backend,
-            flips=arguments.tta,
-            probabilities=arguments.probabilities,
-            on_progress=progress,
-        )
-        progress("Report", 0.0)
-        with _timed(timings_s, "measure"):
-            measurement, lesion_map = measure(volume, segmentation.labels)
-        timings_s = {**timings_s, **segmentation.timings_s}
-        run = Run(
-            source.resolve().name,
-            {
-                target: {"name": model.name, "sha256": model.sha256}
-                for target, model in (("liver", liver), ("tumor", tumor))
-            },
-            device,
-        )
-        finished = dataclasses.replace(segmentation, timings_s=timings_s)
-        write_outputs(folder, run, volume, finished, measurement, lesion_map)
-    progress("Report", 1.0)
+    outdir = arguments.outdir
+    case = run_case(
+        arguments.input,
+        outdir,
+        *load_models(arguments.liver, arguments.tumor),
+        device=arguments.device,
+        backend=arguments.backend,
+        flips=arguments.tta,
+        probabilities=arguments.probabilities,
+        on_progress=progress,
+    )
     progress.close()
     if isinstance(progress, JsonProgress):
-        progress.emit("result", summary_of(measurement))
+        progress.emit("result", summary_of(case.measurement))
         return
-    print(table_text(measurement), end="\n\n")
-    for text in volume.repairs:
+    print(table_text(case.measurement), end="\n\n")
+    for text in case.volume.repairs:
         print(f"Repaired: {text}")
-    for text in segmentation.warnings:
+    for text in case.segmentation.warnings:
         print(f"Warning: {text}")
     for name in FILE_NAMES:
         if (outdir / name).exists():
@@ -189,15 +177,48 @@ def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
     print(DISCLAIMER)
 
 
-def _models(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.checkpoint import list_models
+def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
+    from LiverTumorSegLib.batch import TABLE, Row, run_batch
+    from LiverTumorSegLib.checkpoint import load_models
 
-    found = list_models()
+    def tell(row: Row, number: int, count: int) -> None:
+        progress.close()
+        if isinstance(progress, JsonProgress):
+            progress.emit("case", row.message, case=dataclasses.asdict(row))
+            return
+        found = row.message
+        if row.liver_ml is not None:
+            found = f"liver {row.liver_ml:.1f} mL, {row.tumors} tumors, {row.tumor_ml:.1f} mL"
+        print(f"{number}/{count} {row.case}: {row.status}. {found}", flush=True)
+
+    run_batch(
+        arguments.input,
+        arguments.outdir,
+        *load_models(arguments.liver, arguments.tumor),
+        device=arguments.device,
+        backend=arguments.backend,
+        flips=arguments.tta,
+        probabilities=arguments.probabilities,
+        on_progress=progress,
+        on_case=tell,
+    )
+    if not isinstance(progress, JsonProgress):
+        print(arguments.outdir / TABLE)
+        print(DISCLAIMER)
+
+
+def _models(arguments: argparse.Namespace, progress: Progress) -> None:
+    from LiverTumorSegLib.checkpoint import models_folder, survey_models
+
+    found, faults = survey_models()
+    for fault in faults:
+        print(f"Not listed: {fault}", file=sys.stderr)
     if arguments.json:
         listed = [
             {
                 "name": info.name,
                 "target": info.target,
+                "embedded": info.embedded,
                 "file": info.path.name,
                 "sha256": info.sha256,
                 "recipe": dataclasses.asdict(info.recipe),
@@ -207,18 +228,17 @@ def _models(arguments: argparse.Namespace, progress: Progress) -> None:
         ]
         print(json.dumps(listed, indent=2))
         return
-    if not found:
-        print("No weights are installed. Give the path of a weights file instead of a name.")
-        return
-    rows = [("name", "target", "network", "Dice", "license")]
+    rows = [("name", "target", "network", "Dice", "from", "license")]
     for info in found:
-        dice = info.card.get("scores", {}).get("mean_dice")
+        scores = info.card.get("scores")
+        dice = scores.get("mean_dice") if isinstance(scores, dict) else None
         rows.append(
             (
                 info.name,
                 info.target,
                 info.recipe.network.name,
-                "-" if dice is None else f"{dice:.3f}",
+                f"{dice:.3f}" if isinstance(dice, float) else "-",
+                "embedded" if info.embedded else "models folder",
                 " ".join(str(info.card.get("license", "-")).split()),
             )
         )
@@ -226,14 +246,8 @@ def _models(arguments: argparse.Namespace, progress: Progress) -> None:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
+    print(f"Weights files in the models folder are listed too: {models_folder()}")
     print(DISCLAIMER)
-
-
-@contextlib.contextmanager
-def _timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings_s[stage] = time.perf_counter() - start
 
 
 @contextlib.contextmanager
@@ -247,33 +261,6 @@ def _terminate_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
-
-
-def _outcome(error: BaseException) -> tuple[int, str]:
-    """Exit code and message of what stopped a run."""
-    if isinstance(error, InputError | ResourceError):
-        return error.exit_code, str(error)
-    if isinstance(error, Cancelled | KeyboardInterrupt):
-        return EXIT_CANCELLED, "Cancelled."
-    if isinstance(error, BrokenPipeError):
-        return EXIT_CANCELLED, "Stopped: nobody reads the output any more."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return EXIT_RESOURCES, "The disk is full. Free some space."
-    if isinstance(error, MemoryError) or _ran_out_of_memory(error):
-        return EXIT_RESOURCES, (
-            f"Out of memory ({error}). Close other programs, or use --device cpu if a GPU ran out."
-        )
-    return EXIT_BUG, (
-        f"{type(error).__name__}: {error}\nThis is a bug. Please report it with the command "
-        "and all the lines above."
-    )
-
-
-def _ran_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says so: its accelerators and its CPU allocator use different words."""
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
-    )
 
 
 def _tell(progress: Progress, error: BaseException, code: int, message: str) -> None:

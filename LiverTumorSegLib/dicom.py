@@ -36,17 +36,23 @@ class _Slice:
     orientation: tuple[float, ...]
 
 
-def read_dicom_series(folder: Path) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
+def read_dicom_series(
+    folder: Path, ct_only: bool = True
+) -> tuple[np.ndarray, Geometry, tuple[str, ...]]:
     """The HU (z, y, x) of the folder's only CT series, their grid, and notes about it.
 
     Slices run along the normal of the image plane, whatever the files' names and numbers. Other
     modalities, localizers and screen captures beside the CT are left out; subfolders are not
     searched.
 
+    Args:
+        folder: the files' own.
+        ct_only: False to take images of any class, such as masks; the values are theirs then.
+
     Raises:
         InputError: No CT series or several, slices missing, doubled, tilted or of differing grids.
     """
-    slices = _only_series(folder)
+    slices = _only_series(folder, ct_only)
     _check_alike(slices, folder)
     row, column = np.array(slices[0].orientation).reshape(2, 3)
     axes = np.column_stack([row, column, np.cross(row, column)])
@@ -72,14 +78,14 @@ def _read_slices(slices: list[_Slice], folder: Path) -> np.ndarray:
         ) from error
 
 
-def _only_series(folder: Path) -> list[_Slice]:
+def _only_series(folder: Path, ct_only: bool) -> list[_Slice]:
     headers = [h for p in sorted(folder.iterdir()) if p.is_file() and (h := _header(p))]
     if not headers:
         raise InputError(
             f"{folder}: expected a folder with the DICOM files of one CT series, found no DICOM "
             "image. Choose the folder that holds the slices themselves."
         )
-    slices = [h for h in headers if h.is_ct_slice]
+    slices = [h for h in headers if h.is_ct_slice or not ct_only]
     if not slices:
         found = ", ".join(sorted({h.modality or "unknown" for h in headers}))
         raise InputError(

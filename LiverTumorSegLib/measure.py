@@ -1,4 +1,4 @@
-"""Numbers of a segmentation: volumes, diameters, HU and burden, one record a lesion.
+"""Numbers of a segmentation: volumes, diameters, HU, depth and burden, one record a lesion.
 
 Definitions, the same everywhere in the product:
 
@@ -12,27 +12,56 @@ Definitions, the same everywhere in the product:
 - Axial slices: the native slices along the array axis closest to the patient's z axis; no
   resampling. Of equally long axes the one with the longest short axis counts, then the first slice.
 - HU: mean and population standard deviation over the lesion's voxels.
+- Mean probability: mean of the network's tumor probability over the lesion's voxels.
+- Distance to the liver's surface: the smallest distance between the centers of a voxel of the
+  lesion and of an outermost voxel of the liver, which is one with a face neighbor outside the
+  liver. A lesion that reaches the surface measures 0 mm. Where the scan ends there is no surface.
+- Touches the scan's edge: a voxel of the lesion lies on a face of the CT, so the lesion may be cut.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.spatial import ConvexHull
+from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import cdist, pdist
 
-from LiverTumorSegLib.components import lesion_boxes, lesion_components
+from LiverTumorSegLib.components import bounding_box, lesion_boxes, lesion_components
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.labels import TUMOR
-from LiverTumorSegLib.volume import Volume
+from LiverTumorSegLib.part import Box
+from LiverTumorSegLib.volume import Volume, clean_hu
 
 _SAME_LENGTH_MM = 1e-6
+_PORTION = 64
+
+Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected tumor component; the fields are the columns of lesions.csv, in order."""
+    """The numbers of one lesion, by the definitions at the top of this file.
+
+    All fields but the ends are the columns of lesions.csv, in order (`COLUMNS`).
+
+    Attributes:
+        lesion: its number, from 1.
+        volume_ml: its volume.
+        long_axis_mm: length of the long axis.
+        short_axis_mm: length of the short axis.
+        mean_hu: mean intensity.
+        sd_hu: standard deviation of the intensity.
+        centroid_x_mm: mean of its voxel centers, in LPS.
+        centroid_y_mm: see centroid_x_mm.
+        centroid_z_mm: see centroid_x_mm.
+        burden_percent: its share of the liver.
+        mean_probability: 0 to 1; None without a probability map.
+        surface_distance_mm: distance to the liver's surface; None where the liver has none.
+        touches_edge: whether it touches the scan's edge.
+        long_axis_ends_mm: the two ends of the long axis, in LPS.
+        short_axis_ends_mm: the two ends of the short axis, in LPS.
+    """
 
     lesion: int
     volume_ml: float
@@ -44,6 +73,14 @@ class Lesion:
     centroid_y_mm: float
     centroid_z_mm: float
     burden_percent: float
+    mean_probability: float | None
+    surface_distance_mm: float | None
+    touches_edge: bool
+    long_axis_ends_mm: tuple[Place, Place]
+    short_axis_ends_mm: tuple[Place, Place]
+
+
+COLUMNS = tuple(field.name for field in fields(Lesion) if not field.name.endswith("_ends_mm"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +128,26 @@ def axial_axis(geometry: Geometry) -> int:
     return int(np.argmax(np.round(along_z, 6)))
 
 
-def measure(volume: Volume, labels: np.ndarray) -> tuple[Measurement, np.ndarray]:
+@dataclass(frozen=True)
+class Scan:
+    """What a lesion is measured in.
+
+    Attributes:
+        volume: the CT.
+        surface_mm: the liver's surface as `outermost` returns it.
+        liver_ml: volume of the liver, tumors included.
+        tumor_probability: float (z, y, x) on the CT's grid, or None.
+    """
+
+    volume: Volume
+    surface_mm: np.ndarray
+    liver_ml: float
+    tumor_probability: np.ndarray | None = None
+
+
+def measure(
+    volume: Volume, labels: np.ndarray, tumor_probability: np.ndarray | None = None
+) -> tuple[Measurement, np.ndarray]:
     """Measure liver and lesions by the definitions at the top of this file.
 
     Without a tumor there are no lesions and the burden is 0. Without any label the liver volume
@@ -100,44 +156,61 @@ def measure(volume: Volume, labels: np.ndarray) -> tuple[Measurement, np.ndarray
     Args:
         volume: the CT.
         labels: integer (z, y, x) on the CT's grid: 0 background, 1 liver, 2 tumor.
+        tumor_probability: float (z, y, x) on the same grid, for the mean probabilities.
 
     Returns:
         The numbers, and int32 (z, y, x) with each tumor voxel's lesion number, 1 the largest.
 
     Raises:
-        ValueError: labels and CT differ in shape.
+        ValueError: labels or probabilities and CT differ in shape.
     """
-    if labels.shape != volume.hu.shape:
-        raise ValueError(
-            f"labels have the shape {labels.shape} (z, y, x), the CT has {volume.hu.shape}; "
-            "give labels on the CT's own grid"
-        )
+    for array in (labels, tumor_probability):
+        if array is not None and array.shape != volume.hu.shape:
+            raise ValueError(
+                f"labels or probabilities have the shape {array.shape} (z, y, x), the CT has "
+                f"{volume.hu.shape}; give them on the CT's own grid"
+            )
     lesion_map, _ = lesion_components(labels == TUMOR)
-    voxel_ml = volume.geometry.voxel_ml
-    liver_ml = int(np.count_nonzero(labels)) * voxel_ml
+    liver_box = bounding_box(labels > 0) or (slice(0),) * 3
+    liver = labels[liver_box] > 0
+    liver_ml = int(np.count_nonzero(liver)) * volume.geometry.voxel_ml
+    boxes = lesion_boxes(lesion_map)
+    surface_mm = outermost(liver, liver_box, volume.geometry) if boxes else np.empty((0, 3))
+    scan = Scan(volume, surface_mm, liver_ml, tumor_probability)
     lesions = tuple(
-        _measure_lesion(number, box, lesion_map, volume, liver_ml)
-        for number, box in enumerate(lesion_boxes(lesion_map), start=1)
+        measure_lesion(number, lesion_map[box] == number, box, scan)
+        for number, box in enumerate(boxes, start=1)
     )
     tumor_ml = sum(lesion.volume_ml for lesion in lesions)
-    burden = 100.0 * tumor_ml / liver_ml if liver_ml else 0.0
+    burden = burden_percent(tumor_ml, liver_ml)
     return Measurement(liver_ml, tumor_ml, burden, lesions), lesion_map
 
 
-def _measure_lesion(
-    number: int,
-    box: tuple[slice, ...],
-    lesion_map: np.ndarray,
-    volume: Volume,
-    liver_ml: float,
-) -> Lesion:
-    mask = lesion_map[box] == number
-    voxels = np.argwhere(mask)
-    centroid = voxels.mean(axis=0) + [edge.start for edge in box]
-    x_mm, y_mm, z_mm = volume.geometry.lps_of(centroid)
-    hu = volume.hu[box][mask].astype(np.float64)
-    size = diameters(mask, volume.geometry)
-    volume_ml = len(voxels) * volume.geometry.voxel_ml
+def burden_percent(tumor_ml: float, liver_ml: float) -> float:
+    """A tumor volume as a percentage of the liver's; 0 without a liver."""
+    return 100.0 * tumor_ml / liver_ml if liver_ml else 0.0
+
+
+def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesion:
+    """Measure one lesion; the work grows with the lesion and the liver's surface, not with the CT.
+
+    Args:
+        number: for the field `lesion`.
+        mask: bool (z, y, x), the lesion cut out by `box`.
+        box: its bounding box in the CT's grid, without empty borders.
+        scan: what it lies in.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    geometry, start = scan.volume.geometry, np.array([edge.start for edge in box])
+    size = diameters(mask, geometry)
+    voxels = np.argwhere(mask) + start
+    x_mm, y_mm, z_mm = geometry.lps_of(voxels.mean(axis=0)).tolist()
+    hu = clean_hu(scan.volume.hu[box][mask])[0].astype(np.float64)
+    volume_ml = len(voxels) * geometry.voxel_ml
+    probability = scan.tumor_probability
+    edges = zip(box, geometry.shape, strict=True)
     return Lesion(
         lesion=number,
         volume_ml=volume_ml,
@@ -145,11 +218,77 @@ def _measure_lesion(
         short_axis_mm=size.short_mm,
         mean_hu=float(hu.mean()),
         sd_hu=float(hu.std()),
-        centroid_x_mm=float(x_mm),
-        centroid_y_mm=float(y_mm),
-        centroid_z_mm=float(z_mm),
-        burden_percent=100.0 * volume_ml / liver_ml,
+        centroid_x_mm=x_mm,
+        centroid_y_mm=y_mm,
+        centroid_z_mm=z_mm,
+        burden_percent=burden_percent(volume_ml, scan.liver_ml),
+        mean_probability=(
+            None if probability is None else float(probability[box][mask].mean(dtype=np.float64))
+        ),
+        surface_distance_mm=_smallest_distance(outermost(mask, box, geometry), scan.surface_mm),
+        touches_edge=any(edge.start == 0 or edge.stop == length for edge, length in edges),
+        long_axis_ends_mm=_places(size.long_ends, size.slice_index, start, geometry),
+        short_axis_ends_mm=_places(size.short_ends, size.slice_index, start, geometry),
     )
+
+
+def _places(
+    ends: tuple[Point, Point], slice_index: int, start: np.ndarray, geometry: Geometry
+) -> tuple[Place, Place]:
+    """LPS mm of two points of one axial slice, given as in Diameters."""
+    index = np.insert(np.array(ends), axial_axis(geometry), slice_index, axis=1) + start
+    first, second = geometry.lps_of(index).tolist()
+    return (first[0], first[1], first[2]), (second[0], second[1], second[2])
+
+
+def outermost(mask: np.ndarray, box: Box, geometry: Geometry) -> np.ndarray:
+    """The surface of a liver or lesion: its voxels with a face neighbor outside it.
+
+    Args:
+        mask: bool (z, y, x), what is cut out by `box`.
+        box: its bounding box in the CT's grid. What lies beyond it does not belong to the mask;
+            what lies beyond the scan is unknown and makes no surface.
+        geometry: the CT's grid.
+
+    Returns:
+        (n, 3) positions of their centers along the CT's axes (z, y, x), in mm from its first voxel.
+    """
+    beyond = [
+        (int(edge.start > 0), int(edge.stop < length))
+        for edge, length in zip(box, geometry.shape, strict=True)
+    ]
+    core = np.pad(mask, beyond)
+    padded = core.copy()
+    for axis in range(3):
+        along, inner = np.moveaxis(padded, axis, 0), np.moveaxis(core, axis, 0)
+        inner[1:] &= along[:-1]
+        inner[:-1] &= along[1:]
+    start = [edge.start - before for edge, (before, _) in zip(box, beyond, strict=True)]
+    return np.asarray((np.argwhere(padded & ~core) + start) * geometry.spacing_mm)
+
+
+def _smallest_distance(cluster: np.ndarray, others: np.ndarray) -> float | None:
+    """Smallest distance between a point of a cluster (n, 3) and one of the others (m, 3), if any.
+
+    None of the others is nearer to the cluster than to a sphere around it: those farther from the
+    sphere than one distance that was found are left out, the rest go nearest first and in portions
+    until no further one can win.
+    """
+    if len(others) == 0:
+        return None
+    tree, center = KDTree(cluster), cluster.mean(axis=0)
+    at_least = np.linalg.norm(others - center, axis=1)
+    at_least -= np.linalg.norm(cluster - center, axis=1).max()
+    nearest = float(tree.query(others[at_least.argmin()])[0])
+    left = np.flatnonzero(at_least < nearest)
+    left = left[np.argsort(at_least[left])]
+    for first in range(0, len(left), _PORTION):
+        portion = left[first : first + _PORTION]
+        if at_least[portion[0]] >= nearest:
+            break
+        found, _ = tree.query(others[portion], distance_upper_bound=nearest)
+        nearest = min(nearest, float(found.min()))
+    return nearest
 
 
 def diameters(mask: np.ndarray, geometry: Geometry) -> Diameters:

@@ -45,10 +45,16 @@ class TextProgress:
 
 
 class JsonProgress:
-    """One ASCII JSON object a line: {"event", "stage", "fraction", "message"}."""
+    """One ASCII JSON object a line: {"event", "stage", "fraction", "message"}.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: where the lines go.
+        **always: further fields of each line.
+    """
+
+    def __init__(self, stream: TextIO, **always: object) -> None:
         self._stream = stream
+        self._always = always
         self._stage = ""
         self._fraction = 0.0
 
@@ -57,13 +63,15 @@ class JsonProgress:
         self._stage, self._fraction = stage, fraction
         self.emit("progress", "")
 
-    def emit(self, event: str, message: str) -> None:
-        """Write one line: "progress", "result" or "error"."""
+    def emit(self, event: str, message: str, **more: object) -> None:
+        """Write one line: "progress", "result" or "error", with further fields of its own."""
         line = {
             "event": event,
             "stage": self._stage,
             "fraction": round(self._fraction, 4),
             "message": message,
+            **self._always,
+            **more,
         }
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()

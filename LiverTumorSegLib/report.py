@@ -14,14 +14,14 @@ import SimpleITK as sitk
 from LiverTumorSegLib import __version__
 from LiverTumorSegLib.errors import ResourceError
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.measure import Lesion, Measurement
+from LiverTumorSegLib.measure import COLUMNS, Lesion, Measurement
 from LiverTumorSegLib.nifti import read_nifti
 from LiverTumorSegLib.preview import render_preview
 from LiverTumorSegLib.seg_nrrd import write_segmentation
 from LiverTumorSegLib.volume import Volume, image_on_grid, write_labels
 
 if TYPE_CHECKING:
-    from LiverTumorSegLib.segment import Segmentation
+    from LiverTumorSegLib.segmentation import Segmentation
 
 LABELS, SEGMENTATION = "labels.nii.gz", "segmentation.seg.nrrd"
 TABLE, REPORT, PREVIEW = "lesions.csv", "report.json", "preview.png"
@@ -36,13 +36,20 @@ DEFINITIONS = {
         "longest chord perpendicular to the long axis, in its slice, of the convex outline through "
         "the lesion's voxel centers"
     ),
+    "long_axis_ends_mm": "LPS patient space, as short_axis_ends_mm",
     "sd_hu": "population standard deviation",
+    "mean_probability": "of the tumor network, over the lesion's voxels; empty without its map",
+    "surface_distance_mm": (
+        "smallest distance between the centers of a voxel of the lesion and an outermost voxel of "
+        "the liver; 0: the lesion reaches the surface"
+    ),
+    "touches_edge": "whether a voxel of the lesion lies on a face of the CT",
     "centroid": "LPS patient space",
     "burden_percent": "volume as a percentage of the liver volume",
     "lesion": "connected by faces, edges or corners (26 neighbors), numbered by volume",
 }
 _ROWS_SHOWN = 20
-_DECIMALS = {"ml": 4, "mm": 2, "hu": 2, "percent": 4}
+_DECIMALS = {"ml": 4, "mm": 2, "hu": 2, "percent": 4, "probability": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +103,21 @@ def write_outputs(
 
 
 def write_table(path: Path, lesions: tuple[Lesion, ...]) -> None:
-    """Write lesions.csv: one row a lesion, largest first; only the column names without lesions."""
+    """Write lesions.csv: one row a lesion, largest first; only the column names without lesions.
+
+    A cell without a number is empty, yes and no are 1 and 0.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
-        columns = [field.name for field in dataclasses.fields(Lesion)]
-        table = csv.DictWriter(file, columns, lineterminator="\n")
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(row_of(lesion) for lesion in lesions)
+        table.writerows(
+            {**row_of(lesion), "touches_edge": int(lesion.touches_edge)} for lesion in lesions
+        )
 
 
-def row_of(lesion: Lesion) -> dict[str, float]:
-    """A lesion's numbers by column, rounded: 0.0001 mL and %, 0.01 mm and HU."""
-    return {
-        name: _rounded(name, value) if isinstance(value, float) else value
-        for name, value in dataclasses.asdict(lesion).items()
-    }
+def row_of(lesion: Lesion) -> dict[str, Any]:
+    """A lesion's fields by name, rounded: 0.0001 mL and %, 0.01 mm and HU, 0.001 of probability."""
+    return {name: _rounded(name, value) for name, value in dataclasses.asdict(lesion).items()}
 
 
 def report_of(
@@ -184,8 +192,13 @@ def aligned(rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _rounded(name: str, value: float) -> float:
-    return round(float(value), _DECIMALS[name.rsplit("_", 1)[-1]])
+def _rounded(name: str, value: Any) -> Any:
+    """A value, or the values in nested tuples, to the decimals of the name's unit."""
+    if isinstance(value, tuple):
+        return [_rounded(name, item) for item in value]
+    if isinstance(value, float):
+        return round(value, _DECIMALS[name.rsplit("_", 1)[-1]])
+    return value
 
 
 def _write_probability(path: Path, probability: np.ndarray, geometry: Geometry) -> None:

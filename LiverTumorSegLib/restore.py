@@ -77,7 +77,7 @@ def restored_slices(
     """
     box_shape = [stop - start for start, stop in grid.box]
     z_weights, y_weights, x_weights = (
-        _axis_weights(length * factor, size, grid)
+        axis_weights(length * factor, size, grid)
         for length, factor, size in zip(grid.shape, scale, box_shape, strict=True)
     )
     z, y, x = (
@@ -95,7 +95,7 @@ def restored_slices(
     deque(rest, maxlen=0)  # padding, and what a coarser grid skips; whoever counts slices gets all
 
 
-def _axis_weights(before: int, after: int, grid: Grid) -> np.ndarray | None:
+def axis_weights(before: int, after: int, grid: Grid) -> np.ndarray | None:
     """The matrix (after, before) that resamples an axis, None where nothing changes."""
     if before == after:
         return None
@@ -150,7 +150,7 @@ def slices_of(mask: np.ndarray, grid: Grid) -> range:
     rows = np.flatnonzero(inside) - min(start, 0)
     if not rows.size:
         return range(0)
-    weights = _axis_weights(grid.shape[0], stop - start, grid)
+    weights = axis_weights(grid.shape[0], stop - start, grid)
     used = rows if weights is None else np.flatnonzero(weights[rows].any(axis=0))
     before = grid.padding[0][0]
     return range(before + int(used[0]), before + int(used[-1]) + 1)

@@ -53,11 +53,14 @@ def segments_of(labels: np.ndarray, lesion_map: np.ndarray) -> tuple[Segment, ..
         lesion_map: int (z, y, x) as `measure` returns it.
     """
     liver = Segment("liver", "Liver", LIVER_RGB, LIVER_TERMINOLOGY, 0, 1, bounding_box(labels > 0))
-    tumors = (
-        Segment(f"tumor_{n}", f"Tumor {n}", TUMOR_RGB, TUMOR_TERMINOLOGY, 1, n + 1, box)
-        for n, box in enumerate(lesion_boxes(lesion_map), start=1)
-    )
-    return (liver, *tumors)
+    boxes = lesion_boxes(lesion_map)
+    return (liver, *(tumor_segment(n, box) for n, box in enumerate(boxes, start=1)))
+
+
+def tumor_segment(number: int, box: tuple[slice, ...] | None = None) -> Segment:
+    """The segment of a lesion by its number."""
+    name = f"Tumor {number}"
+    return Segment(f"tumor_{number}", name, TUMOR_RGB, TUMOR_TERMINOLOGY, 1, number + 1, box)
 
 
 def write_segmentation(

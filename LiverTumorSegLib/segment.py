@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,29 +12,11 @@ from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.postprocess import touches_border
+from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.stage import StageResult, run_stage
 from LiverTumorSegLib.volume import Volume
 
 ProgressHook = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Result on the CT's own grid.
-
-    Attributes:
-        labels: uint8 (z, y, x); 0 background, 1 liver, 2 tumor.
-        warnings: sentences a user should read.
-        timings_s: seconds of each stage.
-        liver_probability: float16 (z, y, x) if asked for.
-        tumor_probability: the same; 0 where no tumor was searched for.
-    """
-
-    labels: np.ndarray
-    warnings: tuple[str, ...] = ()
-    timings_s: dict[str, float] = field(default_factory=dict)
-    liver_probability: np.ndarray | None = None
-    tumor_probability: np.ndarray | None = None
 
 
 def segment(

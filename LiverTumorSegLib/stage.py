@@ -135,7 +135,11 @@ def slice_predictor(
     inference = model.recipe.inference
     depth, height, width = window_within(model.recipe.patch, shape)
     window = (1 if model.network.dimensions == 2 else depth, height, width)
-    network = checked(predictor(model.network, window, backend, device), model, output, window)
+    made_for = (window, backend, device)
+    if made_for not in model.predictors:
+        model.predictors.clear()  # it moved the network; and there may be many sizes of CTs
+        model.predictors[made_for] = predictor(model.network, window, backend, device)
+    network = checked(model.predictors[made_for], model, output, window)
 
     def predict(image: np.ndarray, on_progress: Report) -> Iterator[np.ndarray]:
         return predict_slices(

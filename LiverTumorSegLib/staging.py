@@ -34,7 +34,7 @@ def staged(folder: Path, names: Collection[str]) -> Iterator[Path]:
         try:
             yield staging
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise _full(folder) from error
             raise
         with _explained(folder):
@@ -43,7 +43,7 @@ def staged(folder: Path, names: Collection[str]) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _full(folder: Path) -> ResourceError:
@@ -59,7 +59,7 @@ def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise _full(folder) from error
         raise InputError(
             f"{folder}: expected a folder that can be written to, found: {error.strerror} "

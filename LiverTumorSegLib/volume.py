@@ -198,6 +198,20 @@ def _reason(error: RuntimeError) -> str:
     return "the data are damaged or cut off"
 
 
+def name_of(path: Path) -> str | None:
+    """What a CT is called by its file, without the ending, or folder; None for other files.
+
+    >>> name_of(Path("case 7.nii.gz")), name_of(Path("notes.txt"))
+    ('case 7', None)
+    """
+    if path.is_dir():
+        return path.name
+    try:
+        return path.name[: -len(_ending(path, _READABLE))]
+    except InputError:
+        return None
+
+
 def _ending(path: Path, known: tuple[str, ...]) -> str:
     for ending in sorted(known, key=len, reverse=True):
         if path.name.lower().endswith(ending):

@@ -18,14 +18,17 @@ from torch import nn
 import LiverTumorSegLib
 from LiverTumorSegLib import checkpoint
 from LiverTumorSegLib.checkpoint import (
+    FOLDER_VARIABLE,
     FORMAT,
     default_model_name,
     digest,
     list_models,
     load_model,
     load_models,
+    models_folder,
     read_info,
     save_model,
+    survey_models,
 )
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import build
@@ -353,6 +356,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", folder)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))  # not that of whoever runs this
     return folder
 
 
@@ -390,10 +394,123 @@ def test_weights_for_both_targets_are_found_for_each(installed: Path) -> None:
         ("n-both", "both"),
         ("z-liver", "liver"),
     ]
-    assert default_model_name("liver") == "n-both"
+    assert default_model_name("liver") == "z-liver", "made for the liver alone"
     assert default_model_name("tumor") == "n-both"
-    save_model(installed / "a-liver.safetensors", network_of(LIVER), LIVER, CARD)
-    assert default_model_name("liver") == "a-liver"
+
+
+@pytest.fixture
+def added(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's models folder, beside embedded weights for each stage."""
+    save_model(installed / "e-liver.safetensors", network_of(LIVER), LIVER, CARD)
+    save_model(installed / "e-tumor.safetensors", network_of(TUMOR), TUMOR, CARD)
+    folder = tmp_path / "my models"
+    folder.mkdir()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+def test_weights_in_the_users_folder_are_listed_and_found_by_name(added: Path) -> None:
+    save_model(added / "a-liver.safetensors", network_of(LIVER), LIVER, {"license": "CC0"})
+    assert [(info.name, info.embedded) for info in list_models()] == [
+        ("e-liver", True),
+        ("e-tumor", True),
+        ("a-liver", False),
+    ]
+    assert load_model("a-liver").card == {"license": "CC0"}
+    assert survey_models()[1] == ()
+
+
+def test_weights_that_a_user_adds_are_never_used_unasked(added: Path) -> None:
+    """Nor when they would come first by name, or are all there is for a stage."""
+    save_model(added / "a-both.safetensors", network_of(BOTH), BOTH, {})
+    save_model(added / "a-tumor.safetensors", network_of(TUMOR), TUMOR, {})
+    assert default_model_name("liver") == "e-liver"
+    assert default_model_name("tumor") == "e-tumor"
+    liver, tumor = load_models(None, "a-both")
+    assert (liver.name, tumor.name) == ("e-liver", "a-both")
+    (checkpoint.WEIGHTS_FOLDER / "e-tumor.safetensors").unlink()
+    with pytest.raises(InputError, match="No tumor weights are embedded"):
+        default_model_name("tumor")
+
+
+def test_a_damaged_file_stops_no_other_weights(added: Path) -> None:
+    (added / "a-liver.safetensors").write_bytes(b"no weights")
+    (checkpoint.WEIGHTS_FOLDER / "a-tumor.safetensors").write_bytes(b"")
+    save_model(added / "z-liver.safetensors", network_of(LIVER), LIVER, {})
+    models, faults = survey_models()
+    assert [info.name for info in models] == ["e-liver", "e-tumor", "z-liver"]
+    assert [fault.split(":")[0] for fault in faults] == [
+        str(checkpoint.WEIGHTS_FOLDER / "a-tumor.safetensors"),
+        str(added / "a-liver.safetensors"),
+    ]
+    assert all("damaged" in fault for fault in faults)
+    assert [model.name for model in load_models(None, None)] == ["e-liver", "e-tumor"]
+    assert load_model("z-liver").name == "z-liver"
+    with pytest.raises(InputError, match="damaged"):
+        load_model("a-liver")
+
+
+def test_where_the_only_weights_are_damaged_the_message_says_so(installed: Path) -> None:
+    (installed / "e-liver.safetensors").write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"No liver weights.*e-liver\.safetensors.*damaged"):
+        default_model_name("liver")
+
+
+def test_the_name_of_embedded_weights_stays_theirs(added: Path) -> None:
+    save_model(added / "e-liver.safetensors", network_of(LIVER), LIVER, {"license": "CC0"})
+    models, (fault,) = survey_models()
+    assert [(info.name, info.embedded) for info in models] == [("e-liver", True), ("e-tumor", True)]
+    assert fault.startswith(str(added / "e-liver.safetensors"))
+    assert "Rename" in fault
+    assert load_model("e-liver").card == CARD
+    assert load_model(str(added / "e-liver.safetensors")).card == {"license": "CC0"}
+
+
+def test_other_files_in_the_users_folder_are_told_apart(added: Path) -> None:
+    """Cards belong there, and files of the system; weights of other kinds are told of."""
+    for name in ("a-liver.md", ".DS_Store", "old.pth", "net.onnx", "run.pt"):
+        (added / name).write_bytes(b"")
+    (added / "folder.safetensors").mkdir()
+    save_file({"weight": torch.zeros(3)}, added / "other.safetensors", {"format": "pt"})
+    models, faults = survey_models()
+    assert [info.name for info in models] == ["e-liver", "e-tumor"]
+    names = ["folder.safetensors", "other.safetensors", "net.onnx", "old.pth", "run.pt"]
+    assert [Path(fault.split(":")[0]).name for fault in faults] == names
+
+
+def test_a_users_folder_that_is_not_there_is_empty(
+    added: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (added / "none", checkpoint.WEIGHTS_FOLDER / "e-liver.safetensors"):
+        monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+        assert [info.name for info in list_models()] == ["e-liver", "e-tumor"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {}, "home/.local/share/LiverTumorSeg/models"),
+        ("linux", {"XDG_DATA_HOME": "data"}, "data/LiverTumorSeg/models"),
+        ("darwin", {}, "home/Library/Application Support/LiverTumorSeg/models"),
+        ("win32", {"LOCALAPPDATA": "local"}, "local/LiverTumorSeg/models"),
+        ("win32", {}, "home/AppData/Local/LiverTumorSeg/models"),
+        ("linux", {FOLDER_VARIABLE: "shared", "XDG_DATA_HOME": "data"}, "shared"),
+    ],
+)
+def test_the_users_folder_is_where_the_system_keeps_such_things(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: str,
+    variables: dict[str, str],
+    expected: str,
+) -> None:
+    for name in (FOLDER_VARIABLE, "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setattr(sys, "platform", platform)
+    assert models_folder() == tmp_path / expected
 
 
 def test_the_models_of_both_stages_come_together(installed: Path) -> None:
@@ -424,8 +541,9 @@ def test_an_unknown_name_is_answered_with_the_installed_ones(installed: Path) ->
 
 def test_listing_imports_no_torch(saved: Path) -> None:
     code = (
-        "import sys, pathlib; from LiverTumorSegLib import checkpoint; "
+        "import os, sys, pathlib; from LiverTumorSegLib import checkpoint; "
         "checkpoint.WEIGHTS_FOLDER = pathlib.Path(sys.argv[1]); "
+        "os.environ[checkpoint.FOLDER_VARIABLE] = 'none'; "
         "assert [info.name for info in checkpoint.list_models()] == ['mine']; "
         "assert checkpoint.default_model_name('liver') == 'mine'; "
         "assert 'torch' not in sys.modules"

@@ -24,8 +24,14 @@ import torch
 from safetensors.torch import save_file
 
 from LiverTumorSegLib import cli
-from LiverTumorSegLib.checkpoint import WEIGHTS_FOLDER, read_info, save_model
-from LiverTumorSegLib.errors import Cancelled, ResourceError
+from LiverTumorSegLib.checkpoint import (
+    FOLDER_VARIABLE,
+    WEIGHTS_FOLDER,
+    load_model,
+    read_info,
+    save_model,
+)
+from LiverTumorSegLib.errors import Cancelled, ResourceError, outcome_of
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import FixedShape
 from LiverTumorSegLib.recipes import RECIPES
@@ -220,7 +226,10 @@ def test_mirrored_images_are_averaged_on_request(
     assert 0 < np.abs(plain - mirrored).max() < 1
 
 
-def test_models_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_lists_what_is_installed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     assert cli.main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [entry["file"] for entry in listed] == [
@@ -238,6 +247,37 @@ def test_models_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> N
         (row,) = [line for line in table.splitlines() if line.startswith(entry["name"])]
         assert entry["recipe"]["network"]["name"] in row
     assert "Not for clinical use." in table
+
+
+def test_models_tells_where_weights_come_from_and_which_files_are_not_listed(
+    weights: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A card of any content is no reason to fail."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    model = load_model(weights["liver"])
+    for name, scores in (
+        ("mine", {"mean_dice": 0.625}),
+        ("odd", ["?"]),
+        ("odder", {"mean_dice": "?"}),
+    ):
+        card = {"scores": scores, "license": "CC0"}
+        save_model(tmp_path / f"{name}.safetensors", model.network, model.recipe, card)
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    assert cli.main(["models"]) == 0
+    shown = capsys.readouterr()
+    rows = {line.split()[0]: line.split() for line in shown.out.splitlines()}
+    assert rows["mine"] == ["mine", "liver", "unet3d", "0.625", "models", "folder", "CC0"]
+    assert rows["odd"][3] == rows["odder"][3] == "-"
+    assert rows["starter-liver"][4] == "embedded"
+    assert str(tmp_path) in shown.out
+    assert shown.err.startswith(f"Not listed: {tmp_path / 'cut.safetensors'}: expected a whole")
+    assert cli.main(["models", "--json"]) == 0
+    listed = {entry["name"]: entry["embedded"] for entry in json.loads(capsys.readouterr().out)}
+    embedded = {path.stem for path in WEIGHTS_FOLDER.glob("*.safetensors")}
+    assert listed == {**dict.fromkeys(embedded, True), "mine": False, "odd": False, "odder": False}
 
 
 # Bad input: exit code 2, one message, nothing written
@@ -371,7 +411,7 @@ def test_a_device_that_is_not_there_is_refused(
         (KeyboardInterrupt(), 3, "Cancelled."),
         (ResourceError("no room"), 4, "no room"),
         (MemoryError(), 4, "Out of memory"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 4, "--device cpu"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), 4, "device cpu"),
         (OSError(28, "No space left on device", "/x"), 4, "out: the disk is full"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory"), 4, "Out of memory"),
         (ZeroDivisionError("oops"), 1, "This is a bug. Please report it"),
@@ -404,7 +444,7 @@ def test_each_kind_of_failure_has_its_exit_code(
 def test_torch_running_out_of_memory_for_real_is_exit_code_4() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
-    assert cli._outcome(caught.value)[0] == 4
+    assert outcome_of(caught.value)[0] == 4
 
 
 @pytest.mark.parametrize(("target", "code"), [("/dev/full", 4), ("/dev/null", 0)])
@@ -544,9 +584,10 @@ def test_the_help_promises_only_what_exists(capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["--help"]) == 0
     overview = capsys.readouterr().out
     assert cli.main(["segment", "--help"]) == 0
+    assert cli.main(["batch", "--help"]) == 0
     text = overview + capsys.readouterr().out
-    assert text.count("Not for clinical use.") == 2
-    for absent in ("batch", "compare", "--seg ", "html"):
+    assert " ".join(text.split()).count("Not for clinical use.") == 3
+    for absent in ("compare", "--seg ", "html", "worker"):
         assert absent not in text
 
 

@@ -40,6 +40,7 @@ from LiverTumorSegLib.report import (
     summary_of,
     table_text,
     write_outputs,
+    write_table,
 )
 from LiverTumorSegLib.seg_nrrd import (
     LIVER_RGB,
@@ -199,14 +200,18 @@ def test_the_table_has_the_contracts_columns_and_the_measured_numbers(tmp_path: 
     lines = (tmp_path / TABLE).read_text().splitlines()
     assert lines[0] == (
         "lesion,volume_ml,long_axis_mm,short_axis_mm,mean_hu,sd_hu,"
-        "centroid_x_mm,centroid_y_mm,centroid_z_mm,burden_percent"
+        "centroid_x_mm,centroid_y_mm,centroid_z_mm,burden_percent,"
+        "mean_probability,surface_distance_mm,touches_edge"
     )
     rows = list(csv.DictReader(lines))
     assert len(rows) == len(measurement.lesions) == 2
     for row, lesion in zip(rows, measurement.lesions, strict=True):
+        assert row.pop("mean_probability") == ""
+        assert row.pop("touches_edge") == str(int(lesion.touches_edge))
         for name, text in row.items():
             assert float(text) == pytest.approx(getattr(lesion, name), abs=0.0051)
     assert [row["lesion"] for row in rows] == ["1", "2"]
+    assert [lesion.touches_edge for lesion in measurement.lesions] == [False, True]
     assert rows[0]["volume_ml"] == "0.0056"
 
 
@@ -214,7 +219,13 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
     outputs(tmp_path, two_tumors(), warnings=("a warning",), timings_s={"liver": 1.23456})
     report = json.loads((tmp_path / REPORT).read_text())
     rows = list(csv.DictReader((tmp_path / TABLE).read_text().splitlines()))
-    assert report.pop("lesions") == [{k: float(v) for k, v in row.items()} for row in rows]
+    lesions = report.pop("lesions")
+    for lesion in lesions:
+        for axis in ("long", "short"):
+            length_mm = math.dist(*lesion.pop(f"{axis}_axis_ends_mm"))
+            assert length_mm == pytest.approx(lesion[f"{axis}_axis_mm"], abs=0.03)
+    assert lesions == [{k: float(v) if v else None for k, v in row.items()} for row in rows]
+    assert [lesion["touches_edge"] for lesion in lesions] == [False, True]
     assert report == {
         "version": "0.1.0",
         "not_for_clinical_use": True,
@@ -231,6 +242,16 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
         "timings_s": {"liver": 1.235},
         "definitions": DEFINITIONS,
     }
+
+
+def test_with_a_probability_map_the_mean_probability_is_told(tmp_path: Path) -> None:
+    labels = two_tumors()
+    volume = Volume(np.zeros(labels.shape, np.float32), grid(labels.shape))
+    probability = np.where(labels == 2, 0.7504, 0.1).astype(np.float32)
+    measurement, _ = measure(volume, labels, probability)
+    write_table(tmp_path / TABLE, measurement.lesions)
+    rows = csv.DictReader((tmp_path / TABLE).read_text().splitlines())
+    assert [row["mean_probability"] for row in rows] == ["0.75", "0.75"]
 
 
 def test_without_lesions_the_table_has_its_head_only(tmp_path: Path) -> None:
@@ -263,7 +284,9 @@ def test_probabilities_are_written_only_if_there_are_any(tmp_path: Path) -> None
 
 
 def lesion(number: int, volume_ml: float) -> Lesion:
-    return Lesion(number, volume_ml, 12.34, 5.6, 61.4, 20.6, 0.0, 0.0, 0.0, 1.5)
+    ends = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    hu, centroid = (61.4, 20.6), (0.0, 0.0, 0.0)
+    return Lesion(number, volume_ml, 12.34, 5.6, *hu, *centroid, 1.5, None, 2.5, False, ends, ends)
 
 
 def test_the_terminal_shows_summary_and_lesions() -> None:

@@ -1,0 +1,109 @@
+"""One CT from its file to a folder of results."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from LiverTumorSegLib.backends import pick_device
+from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.measure import Measurement, measure
+from LiverTumorSegLib.report import FILE_NAMES, Run, write_outputs
+from LiverTumorSegLib.segment import ProgressHook, segment
+from LiverTumorSegLib.segmentation import Segmentation
+from LiverTumorSegLib.staging import staged
+from LiverTumorSegLib.volume import Volume, read_volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """A CT and what was found in it."""
+
+    volume: Volume
+    segmentation: Segmentation
+    measurement: Measurement
+
+
+def run_case(
+    source: Path,
+    outdir: Path,
+    liver: Model,
+    tumor: Model,
+    *,
+    device: str,
+    backend: str,
+    flips: bool,
+    probabilities: bool,
+    on_progress: ProgressHook,
+) -> Case:
+    """Segment and measure one CT; its folder gets all files of `report` at once or none.
+
+    Args:
+        source: a NIfTI, NRRD or MHA file, or a DICOM folder.
+        outdir: made if it does not exist.
+        liver: weights of the liver stage.
+        tumor: weights of the tumor stage.
+        device: as for `segment.segment`, like backend, flips and probabilities.
+        backend: see there.
+        flips: see there.
+        probabilities: also write them.
+        on_progress: called with ("Read", "Report" or a stage of `segment`, share done); cancels by
+            raising.
+
+    Raises:
+        InputError: the CT, the folder or a choice cannot be used.
+        ResourceError: a file could not be written whole.
+    """
+    if any((outdir / name).resolve() == source.resolve() for name in FILE_NAMES):
+        raise InputError(
+            f"{source}: expected a CT, found a file that this run would overwrite. Choose another "
+            "OUTDIR."
+        )
+    timings_s: dict[str, float] = {}
+    on_progress("Read", 0.0)
+    with _timed(timings_s, "read"):
+        volume = read_volume(source)
+    on_progress("Read", 1.0)
+    with staged(outdir, FILE_NAMES) as folder:
+        device = str(pick_device(device))
+        segmentation = segment(
+            volume,
+            liver,
+            tumor,
+            device=device,
+            backend=backend,
+            flips=flips,
+            probabilities=probabilities,
+            on_progress=on_progress,
+        )
+        on_progress("Report", 0.0)
+        with _timed(timings_s, "measure"):
+            measurement, lesion_map = measure(
+                volume, segmentation.labels, segmentation.tumor_probability
+            )
+        timings_s = {**timings_s, **segmentation.timings_s}
+        segmentation = dataclasses.replace(segmentation, timings_s=timings_s)
+        run = Run(source.resolve().name, identity_of(liver, tumor), device)
+        write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
+    on_progress("Report", 1.0)
+    return Case(volume, segmentation, measurement)
+
+
+def identity_of(liver: Model, tumor: Model) -> dict[str, dict[str, str]]:
+    """The models as a report names them."""
+    models = {"liver": liver, "tumor": tumor}
+    return {
+        target: {"name": model.name, "sha256": model.sha256} for target, model in models.items()
+    }
+
+
+@contextlib.contextmanager
+def _timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings_s[stage] = time.perf_counter() - start
