@@ -15,7 +15,7 @@ LOG := $(VENV)/install.log
 CREATED := $(VENV)/.stamp-created
 ENGINE := $(VENV)/.stamp-engine
 TOOLS := $(VENV)/.stamp-tools
-EXTRAS := openvino,train,test,lint
+EXTRAS := openvino,train,onnx,test,lint
 SAMPLE := Testing/data/hcc006_arterial.nii.gz
 
 .PHONY: help demo test lint bench
@@ -26,7 +26,7 @@ demo: $(ENGINE)
 	@$(PY) -m LiverTumorSegLib segment $(SAMPLE) -o demo
 
 test: $(TOOLS)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist loadfile
 
 lint: $(TOOLS)
 	@$(PY) -m ruff check

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import SimpleITK as sitk
+from PIL import Image
 
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.volume import Volume
-from Training import prepare
+from Training import prepare, prepare_case
 
 SHAPE = (32, 32, 32)
 SPACING_MM = (3.0, 2.5, 2.5)
@@ -67,8 +69,13 @@ def write_case(folder: Path, volume: Volume, labels: np.ndarray, ending: str = "
 
 
 def make_data_set(folder: Path, patients: int, tumors: int = 2) -> Path:
-    """Write and prepare the cases of some patients; returns the prepared folder."""
+    """Write and prepare the cases of some patients; returns the prepared folder.
+
+    Their pictures, which take longest, are blank.
+    """
     for patient in range(patients):
         write_case(folder / "cases" / f"case{patient}", *phantom(patient, tumors))
-    assert prepare.main([str(folder / "cases"), "-o", str(folder / "prepared")]) == 0
+    arguments = [str(folder / "cases"), "-o", str(folder / "prepared"), "--workers", "1"]
+    with mock.patch.object(prepare_case, "render_preview", return_value=Image.new("RGB", (8, 8))):
+        assert prepare.main(arguments) == 0
     return folder / "prepared"

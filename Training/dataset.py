@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,10 +14,22 @@ from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.recipe import from_plain
 from LiverTumorSegLib.volume import Volume
 
+FORMAT = 2  # goes up when older folders must be prepared again
+
 
 @dataclass(frozen=True)
 class Case:
-    """One labeled CT of a prepared data set."""
+    """One labeled CT of a prepared data set.
+
+    Attributes:
+        name: of the case, and of its files.
+        patient: whom it shows; several cases may show one patient, and no split parts them.
+        geometry: the CT's own grid, its spacing repaired where that was needed and possible.
+        liver_ml: volume of the liver with its tumors.
+        tumor_ml: volume of the tumors.
+        lesions: connected components of the tumors.
+        sha256: of the HU and the labels.
+    """
 
     name: str
     patient: str
@@ -25,6 +38,27 @@ class Case:
     tumor_ml: float
     lesions: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a case came into the data set; dataset.json has it for a person to read.
+
+    Attributes:
+        layout: the data set's, as in `Training.layouts`.
+        files: what was read, the CT first, relative to the folder that was prepared.
+        ct_sha256: of the HU alone, equal for copies of one CT.
+        spacing_known: False where lengths and volumes in mm and mL are wrong.
+        repairs: what was mended, by reading or by preparing.
+        warnings: what a person should look at.
+    """
+
+    layout: str
+    files: tuple[str, ...]
+    ct_sha256: str
+    spacing_known: bool
+    repairs: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,18 +112,27 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_cases(folder: Path, cases: list[Case]) -> None:
-    """Write dataset.json, whole or not at all."""
-    partial = folder / "dataset.json.partial"
-    partial.write_text(json.dumps({"cases": [asdict(case) for case in cases]}, indent=1))
-    partial.replace(folder / "dataset.json")
+def dataset_json(cases: list[Case], origins: list[Origin], **facts: Any) -> dict[str, Any]:
+    """The content of dataset.json.
+
+    Args:
+        cases: in any order.
+        origins: how each came here, in the same order.
+        facts: JSON values that hold for all of them.
+    """
+    return {
+        "format": FORMAT,
+        **facts,
+        "cases": [asdict(case) for case in cases],
+        "origins": {c.name: asdict(one) for c, one in zip(cases, origins, strict=True)},
+    }
 
 
 def read_data_set(folder: Path) -> DataSet:
     """Open a prepared data set.
 
     Raises:
-        InputError: no such data set, or one that cannot be read.
+        InputError: no such data set, or one that cannot be read or is of an older version.
     """
     path = folder / "dataset.json"
     if not path.is_file():
@@ -98,8 +141,10 @@ def read_data_set(folder: Path) -> DataSet:
             f"`python -m Training.prepare DATA -o {folder}`."
         )
     try:
-        plain = json.loads(path.read_text())["cases"]
-        cases = from_plain(tuple[Case, ...], plain, "cases")
-    except (KeyError, TypeError, ValueError) as error:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("format") != FORMAT:
+            raise ValueError(f"expected format {FORMAT}, found {plain.get('format', 1)}")
+        cases = from_plain(tuple[Case, ...], plain["cases"], "cases")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Prepare the data again.") from error
     return DataSet(folder, cases)

@@ -1,70 +1,65 @@
 """Measure weights on labeled cases, with the product's own inference.
 
     python -m Training.evaluate --data PREPARED --weights FILE [FILE] -o OUT [--cases NAME ...]
-                                [--tta]
+                                [--definitions product|lits] [--tta]
 
 With liver and tumor weights, or weights for both, the tumor is searched in the liver found, as for
 a user; with tumor weights alone in the true liver; with liver weights alone only the liver is
 measured. With --tta predictions are averaged over mirrored images, along the axes that the recipe
-names. OUT/scores.csv gets one row a case and target; rows of cases measured before are replaced, so
-that the folds of a cross-validation can be collected in one file.
+names. --definitions lits measures as the official scorer of the LiTS challenge does.
+
+OUT gets, after every case, scores.csv with a row a case and target, lesions.csv with a row a
+lesion, and summary.md and summary.json of all rows. Rows of cases measured before are replaced, so
+that the folds of a cross-validation can be collected in one folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.checkpoint import Model, load_model
-from LiverTumorSegLib.components import lesion_components
-from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.labels import masks_of
+from LiverTumorSegLib.errors import Cancelled, InputError, ResourceError
+from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.labels import LIVER, TUMOR, masks_of
 from LiverTumorSegLib.segment import segment
 from LiverTumorSegLib.stage import run_stage
+from LiverTumorSegLib.staging import staged
 from LiverTumorSegLib.volume import Volume
+from Training import lits, product
 from Training.dataset import Case, DataSet, make_folder, read_data_set
-from Training.metrics import dice
+from Training.ircadb import patient_of
+from Training.scores import (
+    LESIONS,
+    SCORES,
+    LesionScore,
+    Provenance,
+    Score,
+    check_mergeable,
+    merged,
+    read_lesions,
+    read_scores,
+    recipe_label,
+    write_lesions,
+    write_scores,
+)
+from Training.summary import summarize
+from Training.summary_page import page
 
-
-@dataclass(frozen=True)
-class Score:
-    """One target of one case.
-
-    Attributes:
-        case: name of the case.
-        target: "liver" (with its tumors) or "tumor".
-        liver_from: "prediction" or "reference": where a tumor was searched.
-        seen: whether the patient was among those that trained any of the weights used.
-        dice: of the masks on the CT's own grid; 1 if both are empty.
-        predicted_ml: volume of the predicted mask.
-        reference_ml: volume of the reference.
-        lesions: connected components of the reference; 0 for a liver.
-        lesions_touched: those that the prediction overlaps anywhere.
-        false_lesions: predicted components that touch no reference lesion.
-        seconds: time of the prediction.
-    """
-
-    case: str
-    target: str
-    liver_from: str
-    seen: bool
-    dice: float
-    predicted_ml: float
-    reference_ml: float
-    lesions: int
-    lesions_touched: int
-    false_lesions: int
-    seconds: float
+SUMMARY, PAGE = "summary.json", "summary.md"
+FILE_NAMES = (SCORES, LESIONS, SUMMARY, PAGE)
+Scorer = Callable[[Provenance, np.ndarray, np.ndarray, Geometry], tuple[Score, list[LesionScore]]]
+SCORERS: dict[str, Scorer] = {"product": product.score_labels, "lits": lits.score_labels}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,41 +73,85 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", nargs="+", required=True, help="weights files or names")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--cases", nargs="*", help="only these cases")
+    parser.add_argument("--definitions", choices=sorted(SCORERS), default="product")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tta", action="store_true", help="average over mirrored images")
     arguments = parser.parse_args(argv)
     try:
-        data = read_data_set(arguments.data)
-        cases = choose_cases(data, arguments.cases)
-        models = by_target([load_model(name) for name in arguments.weights])
-        pick_device(arguments.device)
-        make_folder(arguments.output)
-        for case in tqdm(cases, desc="evaluate", unit="case"):
-            scores = evaluate_case(data, case, models, arguments.device, arguments.tta)
-            merge_scores(arguments.output / "scores.csv", scores)
-            for score in scores:
-                tqdm.write(f"{score.case:12} {score.target:6} Dice {score.dice:.3f}")
-    except InputError as error:
+        evaluate(
+            arguments.data,
+            arguments.weights,
+            arguments.output,
+            arguments.cases,
+            arguments.definitions,
+            arguments.device,
+            arguments.tta,
+        )
+    except (InputError, ResourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the cases measured so far are kept", file=sys.stderr)
+        return Cancelled.exit_code
     return 0
+
+
+def evaluate(
+    folder: Path,
+    weights: list[str],
+    output: Path,
+    names: list[str] | None,
+    definitions: str,
+    device: str,
+    tta: bool,
+) -> None:
+    """Measure case after case, and keep each before the next.
+
+    Raises:
+        InputError: data, weights, cases, device or output folder cannot be used; before a case is
+            measured where possible.
+        ResourceError: memory or the disk is full.
+    """
+    data = read_data_set(folder)
+    cases = choose_cases(data, names)
+    models = by_target([load_model(name) for name in weights])
+    pick_device(device)
+    origins = {case.name: origins_of(data, case, models, definitions, tta) for case in cases}
+    scores, lesions = read_results(output)
+    check_mergeable(
+        output / SCORES, scores, [origin for rows in origins.values() for origin in rows]
+    )
+    check_writable(output)
+    for case in tqdm(cases, desc="evaluate", unit="case"):
+        new, new_lesions = evaluate_case(data, case, models, origins[case.name], device)
+        scores = merged(scores, new)
+        if any(score.target == "tumor" for score in new):
+            lesions = [row for row in lesions if row.case != case.name] + new_lesions
+        with staged(output, FILE_NAMES) as staging:
+            write_results(staging, scores, lesions)
+        for score in new:
+            tqdm.write(f"{score.case:12} {score.target:6} Dice {score.dice:.3f}")
+    print(f"{output / PAGE}: {len({score.case for score in scores})} cases")
 
 
 def choose_cases(data: DataSet, names: list[str] | None) -> list[Case]:
     """The named cases, or all.
 
     Raises:
-        InputError: a name that is not there.
+        InputError: a name that is not there, or no name or case at all.
     """
     known = {case.name: case for case in data.cases}
-    unknown = sorted(set(names or ()) - set(known))
+    chosen = [*known] if names is None else [*dict.fromkeys(names)]
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise InputError(f"--cases: {unknown} are not in {data.folder}; it has {sorted(known)}.")
-    return [known[name] for name in names or known]
+    if not chosen:
+        raise InputError(f"--cases: expected names of cases of {data.folder}, found none.")
+    return [known[name] for name in chosen]
 
 
 def by_target(models: list[Model]) -> dict[str, Model]:
-    """The models by what they segment; weights for both targets stand for each.
+    """The models by what they segment, the liver first; weights for both targets stand for each.
 
     Raises:
         InputError: two for one target.
@@ -123,116 +162,124 @@ def by_target(models: list[Model]) -> dict[str, Model]:
             "--weights: expected at most one file for the liver and one for tumors, or one for "
             f"both; found weights for {', '.join(target for target, _ in pairs)}."
         )
-    return dict(pairs)
+    return dict(sorted(pairs, key=lambda pair: pair[0]))
 
 
-def evaluate_case(
-    data: DataSet, case: Case, models: dict[str, Model], device: str, flips: bool
-) -> list[Score]:
-    """Predict one case and score each target that the models cover."""
-    volume, labels = data.volume(case), data.labels(case)
-    started = time.perf_counter()
-    masks = predict(volume, labels, models, device, flips)
-    seconds = time.perf_counter() - started
-    references = masks_of(labels)
-    liver_from = "prediction" if "liver" in models else "reference"
-    seen = any(case.patient in trained_on(model) for model in models.values())
-    return [
-        score_mask(case, target, liver_from, seen, mask, references[target], seconds)
-        for target, mask in masks.items()
-    ]
+def origins_of(
+    data: DataSet, case: Case, models: dict[str, Model], definitions: str, tta: bool
+) -> list[Provenance]:
+    """What the rows of a case will say of their making; 0 seconds for now."""
+    origins = []
+    for target in models:
+        used = [models["liver"]] if target == "liver" else unique([*models.values()])
+        origins.append(
+            Provenance(
+                case=case.name,
+                ct=case.sha256[:12],
+                data=data.folder.resolve().name,
+                target=target,
+                liver_from="prediction" if "liver" in models else "reference",
+                seen=any(case.patient in trained_on(model) for model in used),
+                definitions=definitions,
+                tta=tta,
+                recipes=" ".join(recipe_label(m.recipe) for m in used),
+                weights=" ".join(f"{m.name}@{m.sha256[:12]}" for m in used),
+                seconds=0.0,
+            )
+        )
+    return origins
+
+
+def unique(models: list[Model]) -> list[Model]:
+    """The models in their order, each once."""
+    return [model for i, model in enumerate(models) if model not in models[:i]]
 
 
 def trained_on(model: Model) -> set[str]:
-    """The patients that trained some weights, by their card."""
-    return {case["patient"] for case in model.card["training_cases"]}
-
-
-def predict(
-    volume: Volume, labels: np.ndarray, models: dict[str, Model], device: str, flips: bool
-) -> dict[str, np.ndarray]:
-    """Masks by target, bool (z, y, x)."""
-    if len(models) == 2:
-        liver, tumor = models["liver"], models["tumor"]
-        return masks_of(segment(volume, liver, tumor, device=device, flips=flips).labels)
-    ((target, model),) = models.items()
-    liver_mask = masks_of(labels)["liver"] if target == "tumor" else None
-    return run_stage(
-        volume, model, pick_device(device), "torch", flips=flips, liver=liver_mask
-    ).masks
-
-
-def score_mask(
-    case: Case,
-    target: str,
-    liver_from: str,
-    seen: bool,
-    mask: np.ndarray,
-    reference: np.ndarray,
-    seconds: float,
-) -> Score:
-    """Compare two masks."""
-    voxel_ml = case.geometry.voxel_ml
-    lesions = touched = false = 0
-    if target == "tumor":
-        reference_lesions, lesions = lesion_components(reference)
-        predicted_lesions, predicted_count = lesion_components(mask)
-        touched = len(np.unique(reference_lesions[mask & reference]))
-        false = predicted_count - len(np.unique(predicted_lesions[mask & reference]))
-    return Score(
-        case=case.name,
-        target=target,
-        liver_from=liver_from,
-        seen=seen,
-        dice=dice(mask, reference),
-        predicted_ml=float(mask.sum() * voxel_ml),
-        reference_ml=float(reference.sum() * voxel_ml),
-        lesions=lesions,
-        lesions_touched=touched,
-        false_lesions=false,
-        seconds=seconds,
-    )
-
-
-def read_scores(path: Path) -> list[Score]:
-    """Read a scores.csv.
+    """The patients that trained some weights, by their card.
 
     Raises:
-        InputError: it is missing or not such a file.
+        InputError: the card does not say.
     """
-    kinds: dict[str, Callable[[str], Any]] = {
-        "str": str,
-        "float": float,
-        "int": int,
-        "bool": {"True": True, "False": False}.__getitem__,
-    }
     try:
-        with path.open(newline="") as file:
-            return [
-                Score(
-                    **{
-                        field.name: kinds[str(field.type)](row[field.name])
-                        for field in fields(Score)
-                    }
-                )
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        return {patient_of(case["patient"]) for case in model.card["training_cases"]}
+    except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: expected the scores.csv of `Training.evaluate` ({error})."
+            f"Weights {model.name}: expected a card that names the patients trained on, found "
+            "none. Make the weights with `python -m Training.export`."
         ) from error
 
 
-def merge_scores(path: Path, scores: list[Score]) -> None:
-    """Replace or add rows of a scores.csv, sorted, the file as a whole."""
-    earlier = read_scores(path) if path.exists() else []
-    rows = {(s.target, s.liver_from, s.case): s for s in [*earlier, *scores]}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
-        writer.writeheader()
-        writer.writerows(asdict(rows[key]) for key in sorted(rows))
-    partial.replace(path)
+def evaluate_case(
+    data: DataSet, case: Case, models: dict[str, Model], origins: list[Provenance], device: str
+) -> tuple[list[Score], list[LesionScore]]:
+    """Predict one case and score each target that the models cover."""
+    volume, reference = data.volume(case), data.labels(case)
+    started = time.perf_counter()
+    predicted = predict(volume, reference, models, device, origins[0].tta)
+    seconds = time.perf_counter() - started
+    scores, lesions = [], []
+    for origin in origins:
+        scorer, made = SCORERS[origin.definitions], replace(origin, seconds=seconds)
+        score, rows = scorer(made, predicted, reference, case.geometry)
+        scores.append(score)
+        lesions += rows
+    return scores, lesions
+
+
+def predict(
+    volume: Volume, reference: np.ndarray, models: dict[str, Model], device: str, flips: bool
+) -> np.ndarray:
+    """Predicted labels, uint8 (z, y, x); with tumor weights alone the liver is the true one."""
+    if len(models) == 2:
+        liver, tumor = models["liver"], models["tumor"]
+        return segment(volume, liver, tumor, device=device, flips=flips).labels
+    ((target, model),) = models.items()
+    true_liver = masks_of(reference)["liver"] if target == "tumor" else None
+    mask = run_stage(
+        volume, model, pick_device(device), "torch", flips=flips, liver=true_liver
+    ).masks[target]
+    labels = np.zeros(mask.shape, np.uint8)
+    labels[mask if true_liver is None else true_liver] = LIVER
+    if target == "tumor":
+        labels[mask] = TUMOR
+    return labels
+
+
+def check_writable(folder: Path) -> None:
+    """Make the output folder, and refuse one that cannot be written to.
+
+    Raises:
+        InputError: it is a file, or closed to this user.
+    """
+    make_folder(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder to write to, found: {error.strerror}. Choose another."
+        ) from error
+
+
+def read_results(folder: Path) -> tuple[list[Score], list[LesionScore]]:
+    """The rows that an output folder holds; none if it holds no scores.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    if not (folder / SCORES).exists():
+        return [], []
+    return read_scores(folder / SCORES), read_lesions(folder / LESIONS)
+
+
+def write_results(folder: Path, scores: list[Score], lesions: list[LesionScore]) -> None:
+    """Write every output file into an existing folder."""
+    write_scores(folder / SCORES, scores)
+    write_lesions(folder / LESIONS, lesions)
+    summary = summarize(scores, lesions)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    (folder / PAGE).write_text(page(summary), encoding="utf-8")
 
 
 if __name__ == "__main__":

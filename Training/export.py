@@ -1,12 +1,13 @@
 """Make a weights file, with its recipe and model card, from a run of the trainer.
 
-    python -m Training.export RUN -o FILE.safetensors [--checkpoint last|best]
-                              [--scores SCORES.csv] [--note TEXT ...] [--license TEXT]
+    python -m Training.export RUN -o FILE.safetensors (--scores SCORES.csv | --unevaluated)
+                              [--checkpoint last|best] [--note TEXT ...] [--license TEXT] [--onnx]
 
 The averaged weights of the last epoch are taken where the recipe averages, else the last ones; a
 re-parameterizable network is deployed. SCORES is what `Training.evaluate` measured on cases that
-the weights, or the weights of cross-validation folds of the same recipe, had not seen. Beside FILE
-a page FILE.md with the same card is written.
+the weights, or the weights of cross-validation folds of the same recipe, had not seen. It needs
+weights files, so they are first made with --unevaluated, which their cards then say. Beside FILE a
+page FILE.md with the card is written and, with --onnx, FILE.onnx for other programs.
 """
 
 from __future__ import annotations
@@ -14,25 +15,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from LiverTumorSegLib.checkpoint import save_model
-from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.checkpoint import load_model, models_folder, save_model
+from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Recipe
-from Training.dataset import make_folder
-from Training.evaluate import Score, read_scores
+from LiverTumorSegLib.staging import staged
+from Training.model_card import TOLD, card_page, make_card
+from Training.onnx_export import check_installed, export_onnx
 from Training.run_folder import load_state, read_run
-
-Card = dict[str, Any]
-DISCLAIMER = "For research. Not for clinical use."
+from Training.scores import Score, read_scores, recipe_label
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,17 +42,28 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="run folder of Training.train")
     parser.add_argument("-o", "--output", type=Path, required=True, help="FILE.safetensors")
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument("--scores", type=Path, help="scores.csv of Training.evaluate")
+    measured.add_argument(
+        "--unevaluated", action="store_true", help="export without scores; the card will say so"
+    )
     parser.add_argument(
         "--checkpoint",
         choices=("last", "best"),
         default="last",
         help="best: of the epoch that the held-out cases chose; its scores on those cases flatter",
     )
-    parser.add_argument("--scores", type=Path, help="scores.csv of Training.evaluate")
     parser.add_argument("--note", action="append", default=[], help="a line about limits or data")
-    parser.add_argument("--license", default="not stated", help="licence of the weights")
+    parser.add_argument("--license", default="not stated", help="license of the weights")
+    parser.add_argument("--onnx", action="store_true", help="write FILE.onnx too, and check it")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.scores is None and not arguments.unevaluated:
+            raise InputError(
+                f"{arguments.run}: expected --scores SCORES.csv of `Training.evaluate` on cases "
+                "that these weights have not seen. To make the weights that it measures, or to do "
+                "without scores, add --unevaluated."
+            )
         export(
             arguments.run,
             arguments.output,
@@ -62,8 +71,9 @@ def main(argv: list[str] | None = None) -> int:
             arguments.scores,
             arguments.note,
             arguments.license,
+            arguments.onnx,
         )
-    except InputError as error:
+    except (InputError, ResourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
@@ -76,56 +86,95 @@ def export(
     scores: Path | None,
     notes: list[str],
     license_text: str,
+    onnx: bool,
 ) -> None:
-    """Write the weights file and its card.
+    """Write the weights file, its card and, if asked for, the ONNX file: all or none.
+
+    An ONNX file of an earlier export does not stay beside them.
 
     Raises:
-        InputError: no sound run there, a wrong file ending, unreadable scores, weights that are no
-            finite numbers, or a folder that cannot be written to.
+        InputError: no sound run there, a wrong file ending, scores that are unreadable or of other
+            weights, weights that are no finite numbers, an ONNX file that does not compute the
+            same, a package that it needs, or a folder that cannot be written to.
+        ResourceError: the disk is full.
     """
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: expected a name that ends in .safetensors.")
+    if onnx:
+        check_installed()
     weights = run / f"{checkpoint}.pt"
     if not (run / "run.json").is_file() or not weights.is_file():
         raise InputError(f"{run}: expected run.json and {weights.name} of a `Training.train` run.")
-    description = read_run(run)
-    try:
-        recipe = Recipe.from_json(json.dumps(description["recipe"]))
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{run / 'run.json'}: expected the recipe of a run of this version ({error})."
-        ) from error
+    description, recipe = read_description(run)
     state = load_state(weights, torch.device("cpu"))
     try:
         network = trained_network(recipe, state)
+        epochs = state["epoch"]
     except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{weights}: expected the weights of the network in run.json, found others."
         ) from error
-    rows = {target: unseen_scores(scores, target) for target in recipe.targets} if scores else {}
-    card = make_card(recipe, description, state["epoch"], rows, notes, license_text)
-    make_folder(output.parent)
-    sha256 = save_model(output, network, recipe, card)
-    page = output.with_suffix(".md")
-    partial = page.with_name(page.name + ".partial")
-    partial.write_text(card_page(output.stem, recipe, card, sha256))
-    partial.replace(page)
+    rows = {target: unseen_scores(scores, recipe, target) for target in recipe.targets if scores}
+    card = make_card(recipe, description, epochs, checkpoint, rows, notes, license_text)
+    names = [output.name, *(output.with_suffix(ending).name for ending in (".md", ".onnx"))]
+    with staged(output.parent, names) as folder:
+        file = folder / output.name
+        sha256 = save_model(file, network, recipe, card)
+        page = card_page(output.stem, recipe, card, sha256)
+        file.with_suffix(".md").write_text(page, encoding="utf-8")
+        if onnx:
+            difference = export_onnx(load_model(str(file)), file.with_suffix(".onnx"))
     print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    if onnx:
+        print(
+            f"{output.with_suffix('.onnx')}: on random windows its logits differ from torch's by "
+            f"{difference:.1e} of the largest"
+        )
+    print(f"`livertumorseg models` lists it once it lies in {models_folder()}")
 
 
-def unseen_scores(path: Path, target: str) -> list[Score]:
-    """The scores of one target, all measured by weights that had not seen the patient.
+def read_description(run: Path) -> tuple[dict[str, Any], Recipe]:
+    """What run.json says, and the recipe in it.
 
     Raises:
-        InputError: there are none, some are of patients seen, or they differ in the liver used.
+        InputError: it is missing, damaged or of another version.
+    """
+    description = read_run(run)
+    try:
+        recipe = Recipe.from_json(json.dumps(description["recipe"]))
+        if missing := sorted(TOLD - set(description)):
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{run / 'run.json'}: expected the description of a run of this version ({error})."
+        ) from error
+    return description, recipe
+
+
+def unseen_scores(path: Path, recipe: Recipe, target: str) -> list[Score]:
+    """The scores of one target, all measured by weights of a recipe that had not seen the patient.
+
+    Raises:
+        InputError: there are none, some are of patients seen, they differ in how they came about,
+            or are of another recipe.
     """
     scores = [score for score in read_scores(path) if score.target == target]
     seen = [score.case for score in scores if score.seen]
-    if not scores or seen or len({score.liver_from for score in scores}) > 1:
+    kinds = {(score.liver_from, score.definitions, score.tta) for score in scores}
+    if not scores or seen or len(kinds) > 1:
         raise InputError(
             f"{path}: expected {target} scores of patients that the weights had not seen, with "
             f"tumors searched in one kind of liver; found {len(scores)} rows, of patients seen: "
             f"{seen}. Evaluate each fold's weights on its held-out cases, into a folder of its own."
+        )
+    own = recipe_label(recipe)
+    others = sorted(
+        {score.recipes.split()[-1] for score in scores} - {own}
+    )  # its stage is the last
+    if others:
+        raise InputError(
+            f"{path}: expected {target} scores of the run's own recipe, {own}, found those of "
+            f"{', '.join(others)}. Evaluate weights of this run or of its folds."
         )
     return scores
 
@@ -141,111 +190,6 @@ def trained_network(recipe: Recipe, state: dict[str, Any]) -> nn.Module:
         network.load_state_dict(state["network"])
     network.eval()
     return network.deploy() if hasattr(network, "deploy") else network
-
-
-def make_card(
-    recipe: Recipe,
-    description: dict[str, Any],
-    epochs: int,
-    scores: dict[str, list[Score]],
-    notes: list[str],
-    license_text: str,
-) -> Card:
-    """What a user must know of the weights, as JSON values.
-
-    Of two targets the tumor's scores are `scores`, as a tumor network's would be; the liver's are
-    `liver_scores`.
-    """
-    card: Card = {
-        "target": recipe.target,
-        "disclaimer": DISCLAIMER,
-        "license": license_text,
-        "training_cases": [
-            {key: case[key] for key in ("name", "patient", "liver_ml", "tumor_ml", "lesions")}
-            for case in description["training_cases"]
-        ],
-        "fold": description["fold"],
-        "seed": description["seed"],
-        "epochs": epochs,
-        "torch": description["torch"],
-        "version": description["version"],
-        "notes": notes,
-    }
-    for target, rows in scores.items():
-        card["scores" if target == recipe.targets[-1] else f"{target}_scores"] = summary(rows)
-    return card
-
-
-def summary(scores: list[Score]) -> Card:
-    """The scores of one target with their mean, and how they came about."""
-    values = [score.dice for score in scores]
-    where = {
-        "prediction": "in the liver that was predicted for the case",
-        "reference": "in the true liver",
-    }[scores[0].liver_from]
-    return {
-        "definition": (
-            "Dice of the whole volume on the CT's own grid, each case predicted by weights of "
-            "the same recipe that had not seen its patient; "
-            + (f"tumors searched {where}; " if scores[0].target == "tumor" else "")
-            + "1 if both masks are empty"
-        ),
-        "mean_dice": float(np.mean(values)),
-        "sd_dice": float(np.std(values)),
-        "cases": [asdict(score) for score in scores],
-    }
-
-
-def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
-    """The card as a Markdown page."""
-    lines = [
-        f"# {name}",
-        "",
-        f"Weights for the {' and the '.join(recipe.targets)}. {card['disclaimer']}",
-        "",
-        f"- Network: `{recipe.network.name}` with `{json.dumps(recipe.network.args)}`",
-        f"- System: {recipe.paper.citation}",
-        f"- Recipe: `{recipe.name}`, {card['epochs']} epochs, seed {card['seed']}, "
-        f"version {card['version']}, torch {card['torch']}",
-        f"- License of the weights: {card['license']}",
-        f"- sha256 of tensors, recipe and card: `{sha256}`",
-        "",
-        "## Training cases",
-        "",
-        "| case | liver mL | tumor mL | lesions |",
-        "|---|---|---|---|",
-        *(
-            f"| {c['name']} | {c['liver_ml']:.0f} | {c['tumor_ml']:.1f} | {c['lesions']} |"
-            for c in card["training_cases"]
-        ),
-    ]
-    for key, title in (
-        ("liver_scores", "Scores of the liver on cases not seen"),
-        ("scores", "Scores on cases not seen"),
-    ):
-        if key in card:
-            lines += ["", f"## {title}", *score_table(card[key])]
-    if card["notes"]:
-        lines += ["", "## Limits and data", "", *(f"- {note}" for note in card["notes"])]
-    return "\n".join(lines) + "\n"
-
-
-def score_table(scores: Card) -> list[str]:
-    """The scores of one target as lines of Markdown."""
-    return [
-        "",
-        f"{scores['definition']}.",
-        "",
-        "| case | Dice | predicted mL | reference mL | lesions touched | false lesions |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {s['case']} | {s['dice']:.3f} | {s['predicted_ml']:.1f} | "
-            f"{s['reference_ml']:.1f} | {s['lesions_touched']} of {s['lesions']} | "
-            f"{s['false_lesions']} |"
-            for s in scores["cases"]
-        ),
-        f"| mean (SD) | {scores['mean_dice']:.3f} ({scores['sd_dice']:.3f}) | | | | |",
-    ]
 
 
 if __name__ == "__main__":

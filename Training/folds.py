@@ -1,4 +1,8 @@
-"""Which cases train, which choose the epoch, and which are left for testing."""
+"""Which cases train, which choose the epoch, and which are left for testing.
+
+Patients are divided, never cases. Where fewer are chosen than all, they are spread over three
+strata: without tumor, with a small one, with a large one (more than the median of those with one).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.recipe import Split
 from Training.dataset import Case
+from Training.ircadb import lits_number
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ def divide(cases: tuple[Case, ...], fold: str | None, paper: Split, seed: int) -
 def fold_division(cases: tuple[Case, ...], fold: str) -> Division:
     """Hold out fold K of N.
 
-    Patients are dealt to N folds in the order of their names, so N = number of patients leaves
-    one patient out.
+    Patients are dealt to N folds in the order of their names, stratum by stratum: folds differ by
+    at most one patient, in all and of each stratum, and each holds a tumor if N patients have one.
+    N = number of patients leaves one patient out, in the order of their names alone.
 
     Raises:
         InputError: not "K/N" with 1 <= K <= N and N >= 2, or fewer patients than folds.
@@ -66,14 +72,17 @@ def fold_division(cases: tuple[Case, ...], fold: str) -> Division:
             f"--fold {fold}: expected K/N with 1 <= K <= N and 2 <= N <= {len(patients)}, the "
             "number of patients, or `paper`."
         )
+    if count < len(patients):
+        patients.sort(key=strata(cases).__getitem__)  # keeps the order of names within a stratum
     return by_patient(cases, held_out=set(patients[number - 1 :: count]), test=set())
 
 
 def paper_division(cases: tuple[Case, ...], paper: Split, seed: int) -> Division:
     """Leave the paper's test cases out, and hold out its share of the other patients.
 
-    A patient one of whose cases is tested on is left out with all cases. Shares are rounded to
-    whole patients, but a share above 0 is at least one patient.
+    Shares are drawn at random, spread over the strata. A patient one of whose cases is tested on
+    is left out with all cases. Shares are rounded to whole patients, but a share above 0 is at
+    least one patient.
 
     Raises:
         InputError: the paper cross-validated; or the test cases are numbered but these are not;
@@ -89,9 +98,9 @@ def paper_division(cases: tuple[Case, ...], paper: Split, seed: int) -> Division
         first, last = paper.test_numbers
         test = {case.patient for case in cases if first <= case_number(case, paper) <= last}
     else:
-        test = set(shuffled[: whole(paper.test_share, len(shuffled))])
+        test = spread(shuffled, whole(paper.test_share, len(shuffled)), strata(cases))
     others = [patient for patient in shuffled if patient not in test]
-    held_out = set(others[: whole(paper.validation_share, len(others))])
+    held_out = spread(others, whole(paper.validation_share, len(others)), strata(cases))
     division = by_patient(cases, held_out, test)
     if not division.training:
         raise InputError(
@@ -106,12 +115,38 @@ def whole(share: float, count: int) -> int:
     return max(round(share * count), 1) if share > 0 else 0
 
 
+def spread(patients: list[str], count: int, stratum: dict[str, int]) -> set[str]:
+    """So many of the patients, or all, of each stratum its share; chance is in their order."""
+    ordered = sorted(patients, key=stratum.__getitem__)
+    count = min(count, len(ordered))
+    return {ordered[int((i + 0.5) * len(ordered) / count)] for i in range(count)}
+
+
+def strata(cases: tuple[Case, ...]) -> dict[str, int]:
+    """Each patient's stratum: 0 with a large tumor, 1 with a small one, 2 without.
+
+    The volume of a patient with several cases is that of the case with most.
+    """
+    volumes_ml: dict[str, float] = {}
+    for case in cases:
+        volumes_ml[case.patient] = max(case.tumor_ml, volumes_ml.get(case.patient, 0.0))
+    of_tumors = [volume for volume in volumes_ml.values() if volume > 0]
+    median = float(np.median(of_tumors)) if of_tumors else 0.0
+    return {
+        patient: 2 if volume == 0 else 0 if volume > median else 1
+        for patient, volume in volumes_ml.items()
+    }
+
+
 def case_number(case: Case, paper: Split) -> int:
-    """The number at the end of a case's name.
+    """The case's number in LiTS: that of 3D-IRCADb-01's patients there, else its name's last.
 
     Raises:
         InputError: it has none.
     """
+    known = lits_number(case.patient)
+    if known is not None:
+        return known
     digits = re.search(r"[0-9]+$", case.name)
     if digits is None:
         raise InputError(

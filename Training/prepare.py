@@ -1,31 +1,50 @@
 """Check labeled CTs and bring them into the form that the trainer reads.
 
-    python -m Training.prepare DATA -o PREPARED [--label-map 3=1,4=0]
+    python -m Training.prepare DATA -o PREPARED [--label-map 3=1,4=0] [--workers N]
 
-DATA holds one folder a case, with `ct.*` and `label.*` in any format that the engine reads, also
-compressed as .bz2. Labels are 0 background, 1 liver, 2 tumor after the mapping.
+What DATA holds is told from its files:
+
+    LiTS                 volume-0.nii and segmentation-0.nii, or .nii.gz, also in folders inside
+    MSD, nnU-Net         imagesTr and labelsTr
+    3D-IRCADb-01         3Dircadb1.1/PATIENT_DICOM and 3Dircadb1.1/MASKS_DICOM, unpacked
+    one folder a case    ct.* and label.* in any format that the engine reads, also as .bz2
+
+Labels are 0 background, 1 liver, 2 tumor after the mapping; of 3D-IRCADb-01's masks the liver is
+the liver with its tumors and cysts. All faults of all cases are told together, and PREPARED stays
+as it was while there is one. Cases that are sound, or were done before Ctrl-C, are kept: the same
+command goes on with what is missing or has changed.
+
+PREPARED gets dataset.json, fingerprint.json, overview.html and, for each case, its HU and labels, a
+picture and a record.
 """
 
 from __future__ import annotations
 
 import argparse
-import bz2
-import hashlib
-import shutil
+import contextlib
+import json
+import os
+import signal
 import sys
-import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from LiverTumorSegLib.components import lesion_components
-from LiverTumorSegLib.errors import InputError, ResourceError
-from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.labels import masks_of
-from LiverTumorSegLib.staging import staged
-from LiverTumorSegLib.volume import read_labels, read_volume
-from Training.dataset import Case, write_cases
+from LiverTumorSegLib.errors import Cancelled, InputError, ResourceError
+from Training.case_store import PICTURES, RECORDS, UNFINISHED, Record, publish, stored, writing
+from Training.dataset import dataset_json, make_folder
+from Training.fingerprint import fingerprint_json
+from Training.layouts import find_cases
+from Training.overview import overview_html
+from Training.prepare_case import Task, prepare_case, stamp_of
+
+MOST_WORKERS = 8  # each holds a CT several times over
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,158 +54,210 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", type=Path, help="folder with one folder a case")
+    parser.add_argument("data", type=Path, help="folder with labeled CTs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--label-map", default="", help="other label values and what they become, as in 3=1,4=0"
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(os.cpu_count() or 1, MOST_WORKERS),
+        help=f"cases prepared at a time (default: one a core, {MOST_WORKERS} at most); fewer take "
+        "less memory",
+    )
     arguments = parser.parse_args(argv)
     try:
-        prepare_data_set(arguments.data, arguments.output, parse_label_map(arguments.label_map))
+        prepare_data_set(
+            arguments.data,
+            arguments.output,
+            parse_label_map(arguments.label_map),
+            max(arguments.workers, 1),
+        )
     except (InputError, ResourceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is missing", file=sys.stderr)
+        return Cancelled.exit_code
     return 0
 
 
-def prepare_data_set(data: Path, output: Path, label_map: dict[int, int]) -> None:
-    """Prepare every case below `data`; faults of all cases are reported together.
-
-    All files appear in `output` at once, or none.
+def prepare_data_set(data: Path, output: Path, label_map: dict[int, int], workers: int) -> None:
+    """Prepare every case below `data`, or tell the faults of all of them together.
 
     Raises:
         InputError: no cases, faults in some, or an output folder that cannot be written to.
-        ResourceError: the disk is full.
+        ResourceError: disk or memory ran out.
     """
-    folders = find_cases(data)
-    arrays = [f"{folder.name}_{what}.npy" for folder in folders for what in ("hu", "labels")]
-    with staged(output, [*arrays, "dataset.json"]) as staging:
-        cases, faults = [], []
-        for folder in tqdm(folders, desc="prepare", unit="case"):
-            try:
-                cases.append(prepare_case(folder, staging, label_map))
-            except InputError as error:
-                faults.append(str(error))
-        if faults:
-            raise InputError("\n".join([f"{len(faults)} case(s) cannot be used:", *faults]))
-        write_cases(staging, cases)
-    print(f"{len(cases)} cases of {len({case.patient for case in cases})} patients in {output}")
-
-
-def find_cases(data: Path) -> list[Path]:
-    """Folders that hold a `ct.*` and a `label.*`; those without a label are named and left out.
-
-    Raises:
-        InputError: there are none.
-    """
-    if not data.is_dir():
-        raise InputError(f"{data}: expected a folder with one folder a case; there is none.")
-    folders = [folder for folder in sorted(data.iterdir()) if find_file(folder, "ct")]
-    labeled = [folder for folder in folders if find_file(folder, "label")]
-    if not labeled:
+    unfinished = output / UNFINISHED
+    with reading(data):
+        found = find_cases(data)
+        tasks = [
+            Task(source, data, unfinished, label_map, stamp_of(source, label_map))
+            for source in found.sources
+        ]
+    for path in found.left_out:
+        print(f"{path}: a CT without a label, left out", file=sys.stderr)
+    made = not output.exists()
+    make_folder(output)
+    try:
+        with writing(output):
+            unfinished.mkdir(exist_ok=True)
+        records, faults = prepare_cases(tasks, output, workers)
+        records, doubled = check_copies(records)
+        faults = [*found.faults, *faults, *doubled]
+        if not faults:
+            with writing(output):
+                finish(records, output, data, label_map)
+    finally:
+        emptied = [unfinished / PICTURES, unfinished / RECORDS, unfinished]
+        remove_if_empty(*emptied, *([output] if made else []))
+    if faults:
+        kept = f"; {len(records)} sound case(s) are kept until then" if records else ""
         raise InputError(
-            f"{data}: expected folders that hold a ct.* and a label.*, such as case01/ct.nii.gz "
-            "and case01/label.nii.gz; found none."
+            "\n".join([f"{len(faults)} fault(s). Mend all, then prepare again{kept}:", *faults])
         )
-    for folder in folders:
-        if folder not in labeled:
-            print(f"{folder.name}: no label.*, left out", file=sys.stderr)
-    return labeled
+    tell(records, output)
 
 
-def find_file(folder: Path, stem: str) -> Path | None:
-    """The file named `stem` with any ending in a folder, if there is one."""
-    return next(iter(sorted(folder.glob(f"{stem}.*"))), None) if folder.is_dir() else None
+def tell(records: list[Record], output: Path) -> None:
+    """Print the warnings of a finished data set, and how large it is."""
+    for record in records:
+        for warning in record.origin.warnings:
+            print(f"{record.case.name}: {warning}", file=sys.stderr)
+    patients = len({record.case.patient for record in records})
+    print(f"{len(records)} cases of {patients} patients in {output}; see overview.html there")
 
 
-def prepare_case(folder: Path, output: Path, label_map: dict[int, int]) -> Case:
-    """Read, check and store one case.
+@contextlib.contextmanager
+def reading(data: Path) -> Iterator[None]:
+    """Turn what the system says of folders that are looked through into what a user can act on.
 
     Raises:
-        InputError: naming the file and what is wrong with it.
+        InputError: one cannot be read.
     """
-    ct_path, label_path = find_file(folder, "ct"), find_file(folder, "label")
-    assert ct_path is not None
-    assert label_path is not None
-    volume = read_decompressed(ct_path, read_volume)
-    raw_labels, geometry = read_decompressed(label_path, read_labels)
-    check_same_grid(volume.geometry, geometry, label_path)
-    labels = map_labels(raw_labels, label_map, label_path)
-    hu = volume.hu
-    if np.array_equal(hu, np.rint(hu)) and hu.max() <= np.iinfo(np.int16).max:
-        hu = hu.astype(np.int16)
-    np.save(output / f"{folder.name}_hu.npy", hu)
-    np.save(output / f"{folder.name}_labels.npy", labels)
-    masks, voxel_ml = masks_of(labels), geometry.voxel_ml
-    return Case(
-        name=folder.name,
-        patient=folder.name,
-        geometry=volume.geometry,
-        liver_ml=float(masks["liver"].sum() * voxel_ml),
-        tumor_ml=float(masks["tumor"].sum() * voxel_ml),
-        lesions=lesion_components(masks["tumor"])[1],
-        sha256=hashlib.sha256(hu.tobytes() + labels.tobytes()).hexdigest(),
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{data}: expected folders that can be read, found: {error.strerror} "
+            f"({error.filename}). Change their permissions, or copy them again."
+        ) from error
+
+
+def prepare_cases(tasks: list[Task], output: Path, workers: int) -> tuple[list[Record], list[str]]:
+    """Prepare the cases that are neither in the data set nor unfinished from an earlier run.
+
+    Returns:
+        The records of all sound cases and the faults of the others, both in the order of `tasks`.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        ResourceError: disk or memory ran out.
+    """
+    records, faults = {}, {}
+    for task in tasks:
+        name, stamp = task.source.name, task.stamp
+        if record := stored(task.folder, name, stamp) or stored(output, name, stamp):
+            records[name] = record
+    missing = [task for task in tasks if task.source.name not in records]
+    with contextlib.closing(run(missing, min(workers, len(missing)))) as done:
+        for task, outcome in tqdm(done, "prepare", len(tasks), unit="case", initial=len(records)):
+            if isinstance(outcome, Record):
+                records[task.source.name] = outcome
+            else:
+                faults[task.source.name] = outcome
+    names = [task.source.name for task in tasks]
+    return (
+        [records[name] for name in names if name in records],
+        [fault for name in names for fault in faults.get(name, ())],
     )
 
 
-def read_decompressed(path: Path, read):  # type: ignore[no-untyped-def]
-    """Call `read` on a file, through a decompressed copy if it is a .bz2.
+def run(tasks: list[Task], workers: int) -> Iterator[tuple[Task, Record | list[str]]]:
+    """Prepare cases, several at a time, and give each as it is done.
 
     Raises:
-        InputError: naming the file, not the copy.
+        ResourceError: a process was killed, which the system does when memory runs out.
     """
-    if path.suffix != ".bz2":
-        return read(path)
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / path.stem
-        try:
-            with bz2.open(path) as source, plain.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        except (OSError, EOFError) as error:
-            raise InputError(
-                f"{path}: expected a whole .bz2 file, found one that cannot be decompressed "
-                f"({error}). Copy it again."
-            ) from error
-        try:
-            return read(plain)
-        except InputError as error:
-            raise InputError(str(error).replace(str(plain), str(path))) from error
+    if workers < 2:
+        for task in tasks:
+            yield task, prepare_case(task)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts)
+    futures = {pool.submit(prepare_case, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            f"a process that prepared a case was killed; memory probably ran out. Run the same "
+            f"command with fewer than {workers} --workers; it goes on with what is missing."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def check_same_grid(ct: Geometry, label: Geometry, path: Path) -> None:
-    """Refuse a label on another grid than its CT.
+def ignore_interrupts() -> None:
+    """Let Ctrl-C reach the main process alone, so that the cases in hand are finished."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    Raises:
-        InputError: naming what differs.
+
+def check_copies(records: list[Record]) -> tuple[list[Record], list[str]]:
+    """Warn of cases of one patient, and find CTs that are there under two patients' names.
+
+    Returns:
+        The records with their warnings, and the faults.
     """
-    if ct.shape != label.shape:
-        raise InputError(f"{path}: expected the CT's shape {ct.shape}, found {label.shape}.")
-    if not np.allclose(ct.index_to_lps(), label.index_to_lps(), atol=1e-2):
-        raise InputError(
-            f"{path}: the label's position, spacing or orientation differs from the CT's; "
-            "resample it to the CT's grid."
-        )
+    by_ct, by_patient = defaultdict(list), defaultdict(list)
+    for record in records:
+        by_ct[record.origin.ct_sha256].append(record)
+        by_patient[record.case.patient].append(record.case.name)
+    faults = [
+        f"{', '.join(one.case.name for one in same)}: the same CT under the names of "
+        f"{len({one.case.patient for one in same})} patients, so that a split may part them. "
+        "Keep one of them."
+        for same in by_ct.values()
+        if len({one.case.patient for one in same}) > 1
+    ]
+    return [with_copies(record, by_patient[record.case.patient]) for record in records], faults
 
 
-def map_labels(labels: np.ndarray, label_map: dict[int, int], path: Path) -> np.ndarray:
-    """Apply the mapping.
+def with_copies(record: Record, names: list[str]) -> Record:
+    """The record, with a warning if its patient has more cases than this."""
+    others = ", ".join(name for name in names if name != record.case.name)
+    if not others:
+        return record
+    warning = f"the same patient as {others}: all are kept, and no split parts them"
+    origin = replace(record.origin, warnings=(*record.origin.warnings, warning))
+    return replace(record, origin=origin)
 
-    Raises:
-        InputError: a value other than 0, 1, 2 that the mapping does not cover, or no liver.
-    """
-    values = np.unique(labels)
-    unknown = [int(v) for v in values if v not in (0, 1, 2) and int(v) not in label_map]
-    if unknown:
-        raise InputError(
-            f"{path}: expected label values 0, 1 and 2, found {unknown} too; say what they mean, "
-            f"as in --label-map {unknown[0]}=1."
-        )
-    mapped = np.zeros(labels.shape, dtype=np.uint8)
-    for value in values:
-        mapped[labels == value] = label_map.get(int(value), int(value))
-    if not (mapped > 0).any():
-        raise InputError(f"{path}: expected a labeled liver, found an empty label.")
-    return mapped
+
+def finish(records: list[Record], output: Path, data: Path, label_map: dict[int, int]) -> None:
+    """Publish the cases and what is said of them."""
+    cases = [record.case for record in records]
+    origins = [record.origin for record in records]
+    dataset = dataset_json(
+        cases,
+        origins,
+        data=data.resolve().name,
+        label_map={str(old): new for old, new in label_map.items()},
+    )
+    fingerprint = fingerprint_json(cases, [record.fingerprint for record in records])
+    reports = {
+        "fingerprint.json": json.dumps(fingerprint, indent=1),
+        "overview.html": overview_html(records, data.resolve().name),
+        "dataset.json": json.dumps(dataset, indent=1),
+    }
+    publish(output / UNFINISHED, output, [case.name for case in cases], reports)
+
+
+def remove_if_empty(*folders: Path) -> None:
+    """Delete folders in which nothing was left."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def parse_label_map(text: str) -> dict[int, int]:

@@ -1,20 +1,31 @@
-"""A run's folder: its description, its log, and its states, each written whole or not at all."""
+"""A run's folder: its description, log, curves and states, each written whole or not at all.
+
+`last.pt` is the one truth about how far a run has come. All else follows from it and is written
+after it, so that a run killed at any moment is made consistent again when it is resumed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
+import io
 import json
+import os
 import pickle
 import platform
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from LiverTumorSegLib import __version__
-from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.errors import InputError, ResourceError
 from Training.dataset import make_folder
 
+Row = dict[str, float]
 LOG_COLUMNS = (
     "epoch",
     "loss",
@@ -24,7 +35,9 @@ LOG_COLUMNS = (
     "held_out_loss",
     "held_out_liver_dice",
     "held_out_tumor_dice",
+    "seconds_validating",
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_free(run: Path) -> None:
@@ -41,7 +54,8 @@ def open_run(run: Path, description: dict[str, Any]) -> None:
     """Create the run folder, or check that it holds the run to be resumed.
 
     Raises:
-        InputError: it holds another run than this, or cannot be made.
+        InputError: it holds another run than this, or cannot be written to.
+        ResourceError: the disk is full.
     """
     path = run / "run.json"
     if path.exists():
@@ -57,9 +71,8 @@ def open_run(run: Path, description: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({**description, **machine}, indent=1))
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps({**description, **machine}, indent=1).encode())
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -80,25 +93,43 @@ def read_run(run: Path) -> dict[str, Any]:
     return description
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file; the first one also writes the header."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, LOG_COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+def keep(run: Path, state: dict[str, Any], is_best: bool) -> None:
+    """Write the state after an epoch, and what follows from it.
+
+    Args:
+        run: the run's folder.
+        state: tensors and plain values; its "rows" are the log.
+        is_best: whether no epoch before was as good.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        ResourceError: the disk is full. The files are as they were, whole.
+    """
+    with replacing(run / "last.pt") as file:
+        torch.save(state, file)
+    follow(run, state["rows"], is_best)
 
 
-def shorten_log(path: Path, epochs: int) -> None:
-    """Drop the rows after an epoch: those of epochs that will be run again."""
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join(lines[: 1 + epochs]))
+def follow(run: Path, rows: list[Row], is_best: bool) -> None:
+    """Make best.pt and log.csv what `last.pt` says; also after a kill between the files.
+
+    Raises:
+        InputError: the folder cannot be written to.
+        ResourceError: the disk is full.
+    """
+    if is_best:
+        with (run / "last.pt").open("rb") as last, replacing(run / "best.pt") as file:
+            shutil.copyfileobj(last, file)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, LOG_COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    with replacing(run / "log.csv") as file:
+        file.write(text.getvalue().encode())
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_state` wrote.
+    """Read a state that `keep` wrote.
 
     Raises:
         InputError: it is missing or damaged.
@@ -112,8 +143,46 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         ) from error
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace the file as a whole."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which takes the place of `path` as a whole when the block ends well.
+
+    It is on the disk before it does, so that a power cut leaves one or the other.
+
+    Raises:
+        InputError: it cannot be written.
+        ResourceError: the disk is full.
+    """
     partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with explained(path):
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing into what a user can act on.
+
+    Raises:
+        InputError: `path` cannot be written.
+        ResourceError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise ResourceError(
+                f"{path}: the disk is full; the run is as it was after its last whole epoch. Free "
+                "some space; the same command with --resume continues."
+            ) from error
+        raise InputError(
+            f"{path}: expected a file that can be written, found: {error.strerror}. Mend that; the "
+            "same command with --resume continues."
+        ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset, SequentialSampler
 
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.labels import BACKGROUND, masks_of
@@ -19,8 +19,9 @@ from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.sliding_window import window_starts
 from LiverTumorSegLib.stage import run_stage
 from Training.augment import BEYOND_MM, plain_window
-from Training.cache import output_scale, prepared_folder, read_prepared
+from Training.cache import PreparedCase, output_scale, prepared_folder, read_prepared
 from Training.dataset import Case, DataSet
+from Training.loading import load
 from Training.losses import encode, total_loss
 from Training.metrics import dice
 from Training.sampling import centered, window_shape
@@ -32,9 +33,8 @@ def validate(
     data: DataSet,
     cases: list[Case],
     device: torch.device,
-    workers: int,
 ) -> dict[str, float]:
-    """What the recipe monitors, by its names in the log, and last the value that decides.
+    """What the recipe monitors, by its names in the log.
 
     Raises:
         InputError: a case's arrays are missing or damaged.
@@ -43,9 +43,16 @@ def validate(
     network.eval()
     if recipe.training.monitor == "loss":
         folders = [prepared_folder(data, case, recipe) for case in cases]
-        return {"held_out_loss": held_out_loss(recipe, network, folders, device, workers)}
+        return {"held_out_loss": held_out_loss(recipe, network, folders, device)}
     dices = held_out_dice(recipe, network, data, cases, device)
     return {f"held_out_{target}_dice": dices[target] for target in recipe.targets}
+
+
+def deciding(recipe: Recipe) -> str:
+    """The name in the log of the value that chooses the best epoch; of two targets, the tumor's."""
+    if recipe.training.monitor == "loss":
+        return "held_out_loss"
+    return f"held_out_{recipe.targets[-1]}_dice"
 
 
 def held_out_dice(
@@ -70,7 +77,7 @@ def held_out_dice(
 
 @torch.inference_mode()
 def held_out_loss(
-    recipe: Recipe, network: nn.Module, folders: list[Path], device: torch.device, workers: int
+    recipe: Recipe, network: nn.Module, folders: list[Path], device: torch.device
 ) -> float:
     """Mean loss of the output that predicts, over all windows of the cases, not augmented.
 
@@ -79,8 +86,9 @@ def held_out_loss(
     """
     settings = replace(recipe.training, deep_supervision=None)
     windows = Windows(folders, recipe)
+    batches = BatchSampler(SequentialSampler(windows), settings.batch_size, drop_last=False)
     total = 0.0
-    for image, labels in DataLoader(windows, settings.batch_size, num_workers=workers):
+    for image, labels in load(windows, batches, device):
         logits = network(for_network(network, image).to(device))
         labels = for_network(network, labels).to(device)
         target = encode(labels, recipe.targets, recipe.inference.activation)
@@ -93,15 +101,24 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
     """Windows of whole cases as inference sees them, side by side, and their labels."""
 
     def __init__(self, folders: list[Path], recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.places = [(folder, start) for folder in folders for start in starts(folder, recipe)]
+        self.folders, self.recipe = folders, recipe
+        self.cases = [read_prepared(folder) for folder in folders]
+        self.places = [
+            (number, start)
+            for number, case in enumerate(self.cases)
+            for start in starts(case, recipe)
+        ]
+
+    def __reduce__(self) -> tuple[type[Windows], tuple[list[Path], Recipe]]:
+        """A process that does not share our memory maps the cases anew."""
+        return Windows, (self.folders, self.recipe)
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        folder, start = self.places[index]
-        case, scale = read_prepared(folder), np.array(output_scale(self.recipe))
+        number, start = self.places[index]
+        case, scale = self.cases[number], np.array(output_scale(self.recipe))
         shape = window_shape(case, self.recipe)
         image = plain_window(case.image, start, shape, case.scale.low)
         crop = self.recipe.preprocessing.liver_crop
@@ -112,9 +129,8 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(image)[None], torch.from_numpy(labels)[None]
 
 
-def starts(folder: Path, recipe: Recipe) -> list[np.ndarray]:
+def starts(case: PreparedCase, recipe: Recipe) -> list[np.ndarray]:
     """First voxels (z, y, x) of windows side by side; the last along an axis ends with the case."""
-    case = read_prepared(folder)
     axes = [
         window_starts(size, length, 0.0) if length < size else [centered(size, length)]
         for size, length in zip(case.image.shape, window_shape(case, recipe), strict=True)

@@ -11,13 +11,21 @@ import pytest
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry
 from Testing.phantom import make_data_set
-from Training.dataset import Case, DataSet, read_data_set, write_cases
+from Training.dataset import FORMAT, Case, DataSet, Origin, dataset_json, read_data_set
 
 GRID = Geometry((4, 5, 6), (3.0, 1.0, 1.0))
 
 
 def case_of(name: str, patient: str) -> Case:
     return Case(name, patient, GRID, liver_ml=1.0, tumor_ml=0.0, lesions=0, sha256="")
+
+
+ORIGIN = Origin("LiTS", ("volume-0.nii", "segmentation-0.nii"), "", True, (), ("look",))
+
+
+def write_cases(folder: Path, cases: list[Case]) -> None:
+    plain = dataset_json(cases, [ORIGIN] * len(cases), data="LiTS")
+    (folder / "dataset.json").write_text(json.dumps(plain))
 
 
 @pytest.fixture
@@ -29,7 +37,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     cases = [case_of("a", "p"), case_of("b", "q")]
     write_cases(tmp_path, cases)
     assert read_data_set(tmp_path) == DataSet(tmp_path, tuple(cases))
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    plain = json.loads((tmp_path / "dataset.json").read_text())
+    assert (plain["format"], plain["data"]) == (FORMAT, "LiTS")
+    assert plain["origins"]["b"]["files"] == ["volume-0.nii", "segmentation-0.nii"]
 
 
 def test_a_folder_that_is_no_data_set_is_refused_with_the_way_to_one(tmp_path: Path) -> None:
@@ -59,6 +69,14 @@ def with_a_grid_that_is_none(text: str) -> bytes:
     return json.dumps(plain).encode()
 
 
+def of_an_older_version(text: str) -> bytes:
+    return json.dumps({"cases": json.loads(text)["cases"]}).encode()
+
+
+def of_a_newer_version(text: str) -> bytes:
+    return json.dumps({**json.loads(text), "format": FORMAT + 1}).encode()
+
+
 def a_list(text: str) -> bytes:
     return b"[]"
 
@@ -78,6 +96,8 @@ def no_text(text: str) -> bytes:
         without_a_field,
         with_a_text_for_a_number,
         with_a_grid_that_is_none,
+        of_an_older_version,
+        of_a_newer_version,
         a_list,
         an_empty_object,
         no_text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,8 @@ PAPER = Split("LiTS", test_numbers=(27, 46), test_share=0.0, validation_share=0.
 SHARES = Split("some", test_numbers=None, test_share=0.1, validation_share=1 / 9, folds=None)
 
 
-def case_of(name: str, patient: str) -> Case:
-    return Case(name, patient, GRID, liver_ml=1.0, tumor_ml=0.0, lesions=0, sha256="")
+def case_of(name: str, patient: str, tumor_ml: float = 0.0) -> Case:
+    return Case(name, patient, GRID, liver_ml=1.0, tumor_ml=tumor_ml, lesions=0, sha256="")
 
 
 def numbered(count: int, name: str = "volume-{}") -> tuple[Case, ...]:
@@ -45,8 +46,13 @@ def cases_and_count(draw: st.DrawFn) -> tuple[tuple[Case, ...], int]:
     """Cases of some patients, one or several each, and a number of folds that fits."""
     several = st.lists(st.sampled_from("abcdefg"), min_size=2).filter(lambda p: len(set(p)) > 1)
     patients = draw(several)
-    cases = tuple(case_of(f"case{i}", patient) for i, patient in enumerate(patients))
+    volumes_ml = st.sampled_from([0.0, 0.0, 1.0, 2.0, 50.0])
+    cases = tuple(case_of(f"case{i}", p, draw(volumes_ml)) for i, p in enumerate(patients))
     return cases, draw(st.integers(2, len(set(patients))))
+
+
+def tumor_patients(cases: list[Case] | tuple[Case, ...]) -> set[str]:
+    return {case.patient for case in cases if case.tumor_ml}
 
 
 @settings(max_examples=100, deadline=None)
@@ -68,8 +74,49 @@ def test_every_case_is_held_out_once_and_no_patient_is_on_both_sides(
     assert sorted(c.name for c in all_held_out) == sorted(c.name for c in cases)
 
 
+@settings(max_examples=200, deadline=None)
+@given(cases_and_count())
+def test_folds_are_balanced(drawn: tuple[tuple[Case, ...], int]) -> None:
+    """By patients, by those with a tumor, and by those with one above the median."""
+    cases, count = drawn
+    largest: dict[str, float] = {}
+    for case in cases:
+        largest[case.patient] = max(case.tumor_ml, largest.get(case.patient, 0.0))
+    with_tumor = sorted(volume for volume in largest.values() if volume)
+    middle = float(np.median(with_tumor)) if with_tumor else 0.0
+    above = {patient for patient, volume in largest.items() if volume > max(middle, 0.0)}
+    groups = (set(largest), tumor_patients(cases), above)
+    held_out = [
+        {c.patient for c in divide(cases, f"{k}/{count}", PAPER, seed=0).held_out}
+        for k in range(1, count + 1)
+    ]
+    for group in groups:
+        sizes = [len(patients & group) for patients in held_out]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_small_and_large_tumors_are_dealt_to_both_folds() -> None:
+    """By hand: d and b are large, c and a small, e, f and g without; dealt in that order."""
+    volumes_ml = {"a": 2.0, "b": 30.0, "c": 1.0, "d": 40.0, "e": 0.0, "f": 0.0, "g": 0.0}
+    cases = tuple(case_of(name, name, volume) for name, volume in volumes_ml.items())
+    held_out = [{c.name for c in held_out_of(cases, f"{k}/2")} for k in (1, 2)]
+    assert held_out == [set("baeg"), set("dcf")]
+
+
+def test_copies_of_a_ct_do_not_make_its_tumor_larger() -> None:
+    """a and b have 3 mL each, a twice: both are small, and are dealt before c."""
+    cases = tuple(case_of(n, n[0], 3.0) for n in ("a1", "a2", "b1")) + (case_of("c1", "c", 1.0),)
+    assert [c.name for c in held_out_of(cases, "2/2")] == ["b1"]
+
+
 def test_as_many_folds_as_patients_leave_one_patient_out() -> None:
-    cases = (case_of("a1", "a"), case_of("c1", "c"), case_of("b1", "b"), case_of("a2", "a"))
+    """In the order of names, whatever their tumors: the weights' cards rely on it."""
+    cases = (
+        case_of("a1", "a"),
+        case_of("c1", "c", 90.0),
+        case_of("b1", "b", 1.0),
+        case_of("a2", "a"),
+    )
     held_out = [[c.name for c in held_out_of(cases, f"{k}/3")] for k in (1, 2, 3)]
     assert held_out == [["a1", "a2"], ["b1"], ["c1"]]
 
@@ -136,6 +183,17 @@ def test_shares_are_drawn_by_the_seed() -> None:
         drawn.append(numbers(first.held_out) != numbers(other.held_out))
         drawn.append(numbers(first.test) != numbers(other.test))
     assert drawn == [True, False, True, True]  # numbers are no matter of chance
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 1.0, 60.0]), min_size=20, max_size=40), st.integers(0, 99))
+def test_shares_hold_tumors_as_all_do(volumes_ml: list[float], seed: int) -> None:
+    cases = tuple(case_of(f"c{i}", f"p{i}", volume) for i, volume in enumerate(volumes_ml))
+    division = divide(cases, "paper", replace(SHARES, test_share=0.3), seed)
+    rest = [case for case in cases if case not in division.test]
+    for drawn, of in ((division.test, cases), (division.held_out, rest)):
+        expected = len(drawn) * len(tumor_patients(of)) / len(of)
+        assert abs(len(tumor_patients(drawn)) - expected) < 1
 
 
 def test_the_order_of_the_cases_does_not_change_what_is_drawn() -> None:

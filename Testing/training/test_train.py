@@ -1,12 +1,9 @@
-"""The trainer: runs that learn, of volumes and of slices, and runs resumed to the bit."""
+"""The trainer: runs that learn, of volumes and of slices, and runs that are refused."""
 
 from __future__ import annotations
 
-import csv
 import json
-import signal
-import subprocess
-import sys
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,56 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from LiverTumorSegLib.intensity import foreground_statistics
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.recipes import RECIPES
 from Testing.phantom import make_data_set
+from Testing.training.tiny_runs import TOLD, assert_same_run, command, rows, state
 from Training import train
 from Training.dataset import read_data_set
 from Training.export import trained_network
 from Training.schedule import learning_rate
-from Training.train import bf16_is_usable, laid_out, main, overridden, total_loss
+from Training.train import bf16_is_usable, laid_out, main, overridden
 from Training.validation import held_out_dice
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-TINY = {
-    "starter-liver": (
-        "network.args.channels=[4,4,4,4]",
-        "preprocessing.resampling.shape=[16,16,16]",
-        "training.sampling.samples=1",
-        "training.validate_every_epochs=2",
-    ),
-    "starter-tumor": (
-        "network.args.width=4",
-        'network.args.block="double"',
-        "network.args.msca_levels=[]",
-        "patch=[16,16,16]",
-        "preprocessing.pad_minimum=[16,16,16]",
-        "training.sampling.samples=1",
-        "training.validate_every_epochs=2",
-    ),
-}
-TINY["rmau-net"] = (
-    "network.args.base_channels=6",
-    "network.args.mab=false",
-    "patch=[1,32,32]",
-    "preprocessing.pad_minimum=[1,32,32]",
-    "preprocessing.resampling=null",
-    "training.learning_rate=0.01",
-)
-TOLD = (
-    "epoch",
-    "loss",
-    "learning_rate",
-    "held_out_loss",
-    "held_out_liver_dice",
-    "held_out_tumor_dice",
-)
-COLUMNS = [*TOLD[:3], "seconds", "seconds_waiting_for_data", *TOLD[3:]]
+COLUMNS = [
+    *TOLD[:3],
+    "seconds",
+    "seconds_waiting_for_data",
+    *TOLD[3:],
+    "seconds_validating",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -78,45 +47,6 @@ def one_thread() -> Any:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data_set(tmp_path_factory.mktemp("train"), patients=3)
-
-
-def command(name: str, data: Path, run: Path, *options: str, epochs: int = 2) -> list[str]:
-    changes = (*TINY[name], f"training.epochs={epochs}")
-    changes_ = [word for change in changes for word in ("--set", change)]
-    return [name, "--data", str(data), "-o", str(run), "--device", "cpu", *changes_, *options]
-
-
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "log.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def state(run: Path) -> dict[str, Any]:
-    return torch.load(run / "last.pt", weights_only=True)
-
-
-def tensors_of(value: Any, where: str = "") -> dict[str, Any]:
-    """Every leaf of nested dicts and lists, by its path."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        return {where: value}
-    return {k: v for key, part in items for k, v in tensors_of(part, f"{where}/{key}").items()}
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, average, optimizer, generator and log, to the bit; times may differ."""
-    left, right = tensors_of(state(one)), tensors_of(state(other))
-    assert left.keys() == right.keys()
-    assert any(key.startswith("/optimizer/state/") for key in left)
-    for key, value in left.items():
-        same = torch.equal(value, right[key]) if isinstance(value, Tensor) else value == right[key]
-        assert same, key
-    assert [[row[k] for k in TOLD] for row in rows(one)] == [
-        [row[k] for k in TOLD] for row in rows(other)
-    ]
 
 
 # Precision
@@ -186,7 +116,9 @@ def test_the_layout_in_memory_follows_dimensions_and_norm(
 # A run
 
 
-def test_a_run_learns_and_says_what_it_did(data: Path, tmp_path: Path) -> None:
+def test_a_run_learns_and_says_what_it_did(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     changes = (
         "network.args.channels=[8,8,8,8]",
@@ -200,10 +132,14 @@ def test_a_run_learns_and_says_what_it_did(data: Path, tmp_path: Path) -> None:
     assert main(command("starter-liver", data, run, *options)) == 0
     assert sorted(path.name for path in run.iterdir()) == [
         "best.pt",
+        "curve.png",
         "last.pt",
         "log.csv",
         "run.json",
+        "tensorboard",
     ]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("2 epochs in ")
 
     first, second = rows(run)
     assert list(first) == COLUMNS
@@ -226,7 +162,8 @@ def test_a_run_learns_and_says_what_it_did(data: Path, tmp_path: Path) -> None:
 
     last = state(run)
     assert last["epoch"] == 2
-    assert last["history"] == [{"epoch": 2, "value": float(second["held_out_liver_dice"])}]
+    best = f"best held-out liver Dice {float(second['held_out_liver_dice']):.4f} after epoch 2"
+    assert said.endswith(best)
     rates = [learning_rate(recipe.training, epoch + 39 / 40, []) for epoch in (0, 1)]  # of 40 steps
     assert [float(row["learning_rate"]) for row in (first, second)] == rates
     assert last["optimizer"]["param_groups"][0]["lr"] == rates[1]
@@ -257,6 +194,21 @@ def test_a_run_without_average_and_with_validation_after_every_epoch(
     assert main([*arguments, "--resume"]) == 0
 
 
+def test_gradients_are_clipped_as_the_recipe_says(data: Path, tmp_path: Path) -> None:
+    """Adam divides by the gradient plus 1e-8, so it stands still once all are much smaller."""
+    torch.manual_seed(0)
+    fresh = dict(build("unet3d", channels=[4, 4, 4, 4], dropout=0.1).named_parameters())
+    for clip, moves in (("1e-13", False), ("null", True)):
+        run = tmp_path / clip
+        options = ("--set", f"training.gradient_clip={clip}")
+        assert main(command("starter-liver", data, run, *options, epochs=1)) == 0
+        trained = state(run)["network"]
+        assert fresh.keys() <= trained.keys()
+        largest = max((trained[key] - value).abs().max() for key, value in fresh.items())
+        assert (largest > 1e-4) == moves
+        assert largest > 1e-4 or largest < 1e-7
+
+
 def test_the_last_epoch_is_validated_whatever_the_period(data: Path, tmp_path: Path) -> None:
     options = ["--fold", "1/3", "--set", "training.validate_every_epochs=5"]
     assert main(command("starter-liver", data, tmp_path, *options)) == 0
@@ -278,11 +230,11 @@ def test_slices_are_learned_and_the_smallest_held_out_loss_chooses(
 ) -> None:
     run = tmp_path / "run"
     assert main(command("rmau-net", data, run, "--fold", "1/3", epochs=4)) == 0
-    told = rows(run)
-    assert float(told[-1]["loss"]) < 0.9 * float(told[0]["loss"])
-    losses = [float(row["held_out_loss"]) for row in told]
+    log = rows(run)
+    assert float(log[-1]["loss"]) < 0.9 * float(log[0]["loss"])
+    losses = [float(row["held_out_loss"]) for row in log]
     assert losses[-1] < losses[0]
-    assert not any(row["held_out_liver_dice"] or row["held_out_tumor_dice"] for row in told)
+    assert not any(row["held_out_liver_dice"] or row["held_out_tumor_dice"] for row in log)
     best = torch.load(run / "best.pt", weights_only=True)
     assert best["epoch"] == 1 + losses.index(min(losses))
 
@@ -292,12 +244,12 @@ def test_of_two_targets_the_tumor_decides(data: Path, tmp_path: Path) -> None:
     options += ["--set", "training.validate_every_epochs=1"]
     options += ["--set", "inference.threshold=0.0"]  # everything is liver and tumor
     assert main(command("starter-liver", data, tmp_path, *options)) == 0
-    told = rows(tmp_path)
-    for row in told:
+    log = rows(tmp_path)
+    for row in log:
         assert 0 < float(row["held_out_tumor_dice"]) < float(row["held_out_liver_dice"]) < 1
         assert row["held_out_loss"] == ""
-    decisive = [held_out["value"] for held_out in state(tmp_path)["history"]]
-    assert decisive == [float(row["held_out_tumor_dice"]) for row in told]
+    dices = [float(row["held_out_tumor_dice"]) for row in log]
+    assert state(tmp_path, "best.pt")["epoch"] == 1 + dices.index(max(dices))
 
 
 def test_the_papers_division_leaves_its_test_cases_out(data: Path, tmp_path: Path) -> None:
@@ -335,24 +287,6 @@ def test_statistics_are_measured_on_the_training_cases_and_told(data: Path, tmp_
     assert main([*arguments, "--resume"]) == 0
 
 
-# Interrupted and resumed
-
-KILLED_IN_EPOCH_2 = """
-import os, signal, sys, torch
-from Training import train
-torch.set_num_threads(1)
-steps, compute = 0, train.total_loss
-def total_loss(*arguments):
-    global steps
-    steps += 1
-    if steps == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return compute(*arguments)
-train.total_loss = total_loss
-sys.exit(train.main(sys.argv[2:]))
-"""
-
-
 def test_a_run_stops_when_the_held_out_dice_no_longer_improves(data: Path, tmp_path: Path) -> None:
     """Weights that do not move score the same after every epoch: the first is the best."""
     options = ["--fold", "1/3"]
@@ -371,81 +305,10 @@ def test_a_run_stops_when_the_held_out_dice_no_longer_improves(data: Path, tmp_p
     assert len(dices) == best + 2 < 9
     stored = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
     assert stored["epoch"] == best
-    assert stored["history"][-1] == {"epoch": best, "value": max(dices)}
+    assert stored["rows"][-1]["held_out_liver_dice"] == max(dices)
 
     assert main([*words, "--resume"]) == 0
     assert len(rows(tmp_path / "run")) == len(dices)
-
-
-def test_a_killed_run_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
-    """Killed as the system kills, in the second of three steps of the second of three epochs."""
-    options = ["--fold", "1/3", "--set", "training.sampling.samples=3"]
-    whole = command("starter-liver", data, tmp_path / "whole", *options, epochs=3)
-    broken = command("starter-liver", data, tmp_path / "broken", *options, epochs=3)
-    code = [sys.executable, "-c", KILLED_IN_EPOCH_2, "5", *broken]
-    killed = subprocess.run(code, cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert state(tmp_path / "broken")["epoch"] == 1
-    assert len(rows(tmp_path / "broken")) == 1
-    assert main(whole) == 0
-    assert main([*broken, "--resume"]) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-
-
-def test_a_stopped_run_says_how_to_go_on_and_resumes_to_the_bit(
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    whole = command("starter-tumor", data, tmp_path / "whole")
-    broken = command("starter-tumor", data, tmp_path / "broken")
-    assert main(whole) == 0
-
-    def interrupt(*arguments: Any) -> Tensor:
-        if arguments[-1] == 1:  # the epoch
-            raise KeyboardInterrupt
-        return total_loss(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "total_loss", interrupt)
-        assert main(broken) == 3
-    assert "--resume continues" in capsys.readouterr().err
-    assert state(tmp_path / "broken")["epoch"] == 1
-    assert main([*broken, "--resume"]) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-
-
-def test_a_run_of_slices_on_a_plateau_resumes_to_the_bit(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rate of 0 after the first epoch without improvement is known from before."""
-    options = ["--fold", "1/3", "--set", 'training.schedule={"patience_epochs":1,"factor":0.5}']
-    options += ["--set", "training.learning_rate=0.0"]
-    whole = command("rmau-net", data, tmp_path / "whole", *options, epochs=3)
-    broken = command("rmau-net", data, tmp_path / "broken", *options, epochs=3)
-    assert main(whole) == 0
-
-    def interrupt(*arguments: Any) -> Tensor:
-        if arguments[-1] == 2:
-            raise KeyboardInterrupt
-        return total_loss(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "total_loss", interrupt)
-        assert main(broken) == 3
-    assert main([*broken, "--resume"]) == 0
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
-
-
-def test_a_log_row_without_its_state_is_not_told_twice(data: Path, tmp_path: Path) -> None:
-    """As a run leaves it that is killed between writing the one and the other."""
-    arguments = command("starter-liver", data, tmp_path)
-    assert main(arguments) == 0
-    whole = [row["epoch"] for row in rows(tmp_path)]
-    (tmp_path / "last.pt").unlink()
-    assert main([*arguments, "--resume"]) == 0
-    assert [row["epoch"] for row in rows(tmp_path)] == whole == ["1", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +319,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in run.iterdir()}
+    return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -503,8 +366,7 @@ def test_the_folder_of_another_run_is_refused(
 def test_a_damaged_run_is_refused(
     data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    for path in finished.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_bytes((finished / name).read_bytes()[:100])
     again = command("starter-liver", data, tmp_path, "--fold", "1/3", "--resume", epochs=1)
     assert refusal(capsys, again).startswith(f"{tmp_path / name}: ")
@@ -566,6 +428,32 @@ def test_a_fold_without_a_tumor_to_learn_is_refused(
     message = refusal(capsys, command("starter-tumor", data, tmp_path / "run", "--fold", "1/2"))
     assert "no training case has a tumor; choose another --fold" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_prepared_case_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_data_set(tmp_path, patients=2)
+    assert main(command("starter-liver", data, tmp_path / "run", epochs=1)) == 0
+    image = next((data / "cache").glob("*/image.npy"))
+    image.write_bytes(image.read_bytes()[:-100])
+    line = refusal(capsys, command("starter-liver", data, tmp_path / "again", epochs=1))
+    assert line.startswith(f"{image.parent}: cannot be read")
+    assert line.endswith("Delete this folder; it is made again.")
+    assert not (tmp_path / "again").exists()
+
+
+def test_memory_that_runs_out_is_told_in_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(*given: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(train, "total_loss", too_large)
+    assert main(command("starter-liver", data, tmp_path)) == 4
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: memory ran out (tried to allocate 20 GiB)")
+    assert "training.batch_size" in line
 
 
 def test_a_folder_without_data_is_refused(

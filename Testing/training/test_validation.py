@@ -83,7 +83,7 @@ def test_dice_of_each_target_by_the_products_inference(data: DataSet) -> None:
     assert scores == {"liver": 1.0, "tumor": 1.0}
     network.limits[0, 1] += 10  # now no tumor is found
     dices = replace(recipe, training=replace(recipe.training, monitor="dice"))
-    scores = validate(dices, network, data, list(data.cases), CPU, workers=0)
+    scores = validate(dices, network, data, list(data.cases), CPU)
     assert scores == {"held_out_liver_dice": 1.0, "held_out_tumor_dice": 0.0}
     assert [*scores][-1] == "held_out_tumor_dice"  # what decides
 
@@ -123,7 +123,7 @@ def test_windows_side_by_side_are_what_inference_sees(data: DataSet, recipe: Rec
         seen = np.pad(seen, shape[:, None], constant_values=low)
         wanted = np.pad(wanted, (shape * scale)[:, None])
         covered = np.zeros(prepared.image.shape, int)
-        for start in starts(folder, recipe):
+        for start in starts(read_prepared(folder), recipe):
             image, found = windows[count]
             count += 1
             box = box_at(start + padding + shape, shape)
@@ -137,7 +137,7 @@ def test_windows_side_by_side_are_what_inference_sees(data: DataSet, recipe: Rec
 
 
 def test_all_slices_are_covered_once_along_z(data: DataSet) -> None:
-    found = starts(folders_of(data, SLICES)[0], SLICES)
+    found = starts(read_prepared(folders_of(data, SLICES)[0]), SLICES)
     assert [start.tolist() for start in found[:3]] == [[0, 0, -4], [0, 12, -4], [1, 0, -4]]
     assert len(found) == 2 * 32
 
@@ -160,14 +160,14 @@ def test_the_loss_is_the_mean_over_the_windows(data: DataSet, recipe: Recipe) ->
         target = encode(labels, recipe.targets, recipe.inference.activation)
         loss = total_loss(settings, {"heads": [network(image)]}, target, 0)
         losses += [loss.item()] * len(pairs)
-    found = held_out_loss(recipe, network, folders, CPU, workers=0)
+    found = held_out_loss(recipe, network, folders, CPU)
     assert found == pytest.approx(np.mean(losses), rel=1e-6)
 
 
 def test_the_cross_entropy_of_a_coin_is_ln_2(data: DataSet) -> None:
     training = replace(GRID.training, loss={"bce": 1.0}, monitor="loss")
     recipe = replace(GRID, training=training)
-    scores = validate(recipe, Constant(0.0, (1, 1, 1)), data, list(data.cases), CPU, workers=0)
+    scores = validate(recipe, Constant(0.0, (1, 1, 1)), data, list(data.cases), CPU)
     assert scores == {"held_out_loss": pytest.approx(math.log(2))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +14,19 @@ import numpy as np
 import pytest
 import torch
 
-from LiverTumorSegLib.checkpoint import load_model, read_info, save_model
+from LiverTumorSegLib import cli
+from LiverTumorSegLib.checkpoint import FOLDER_VARIABLE, Model, load_model, read_info
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.networks import build
-from LiverTumorSegLib.recipe import Network, Recipe
+from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.recipes import RECIPES
-from LiverTumorSegLib.segment import segment
-from Testing.phantom import SPACING_MM, make_data_set
+from Testing.phantom import make_data_set, phantom, write_image
+from Testing.training.score_cases import score_of
 from Training import evaluate, export, train
-from Training.dataset import Case, read_data_set
-from Training.evaluate import Score, evaluate_case, merge_scores, read_scores, score_mask
-from Training.export import card_page, make_card, trained_network
-from Training.metrics import dice
+from Training.export import trained_network
+from Training.model_card import card_page, make_card
 from Training.run_folder import load_state, read_run
+from Training.scores import Score, read_scores, recipe_label, write_scores
 
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
@@ -79,7 +79,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         run = [f"starter-{name}", "--data", str(data), "-o", str(folder / name), "--fold", "1/2"]
         sets = [word for change in changes for word in ("--set", change)]
         assert train.main([*run, "--device", "cpu", "--seed", "3", *sets]) == 0
-        assert export.main([str(folder / name), "-o", str(folder / f"{name}.safetensors")]) == 0
+        made = ["-o", str(folder / f"{name}.safetensors"), "--unevaluated"]
+        assert export.main([str(folder / name), *made]) == 0
     liver, tumor = folder / "liver.safetensors", folder / "tumor.safetensors"
     for weights, output in (([liver, tumor], "together"), ([tumor], "alone")):
         options = ["--weights", *map(str, weights), "-o", str(folder / output)]
@@ -100,35 +101,6 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int) -> str:
 # The whole way
 
 
-def test_scores_are_those_of_the_products_own_result(trained: Trained) -> None:
-    scores = {(s.target, s.case): s for s in read_scores(trained.together)}
-    assert sorted(scores) == [(t, c) for t in ("liver", "tumor") for c in HELD_OUT]
-    data = read_data_set(trained.data)
-    liver, tumor = load_model(str(trained.liver)), load_model(str(trained.tumor))
-    case = data.cases[0]
-    found = segment(data.volume(case), liver, tumor, device="cpu").labels
-    labels = data.labels(case)
-    for target, got, true in (
-        ("liver", found > 0, labels > 0),
-        ("tumor", found == 2, labels == 2),
-    ):
-        score = scores[target, case.name]
-        assert score.dice == dice(got, true)
-        assert score.predicted_ml == pytest.approx(got.sum() * case.geometry.voxel_ml)
-        assert score.reference_ml == pytest.approx(true.sum() * case.geometry.voxel_ml)
-        assert score.liver_from == "prediction"
-        assert score.seconds > 0
-    assert min(s.dice for (target, _), s in scores.items() if target == "liver") > 0.5
-
-
-def test_tumor_weights_alone_search_the_true_liver(trained: Trained) -> None:
-    scores = read_scores(trained.alone)
-    assert [(s.target, s.case, s.liver_from) for s in scores] == [
-        ("tumor", name, "reference") for name in HELD_OUT
-    ]
-    assert {s.lesions for s in scores} == {2}
-
-
 def test_the_trainers_own_validation_agrees(trained: Trained) -> None:
     """It sees the weights in full precision and not deployed; the file has them in half."""
     liver = [s.dice for s in read_scores(trained.together) if s.target == "liver"]
@@ -141,6 +113,7 @@ def test_the_trainers_own_validation_agrees(trained: Trained) -> None:
             logged = float([*csv.DictReader(file)][-1][f"held_out_{target}_dice"])
         assert logged == pytest.approx(np.mean(dices), abs=0.02)
         assert logged > 0
+    assert min(liver) > 0.5
 
 
 def test_the_file_tells_its_recipe_and_its_making(trained: Trained) -> None:
@@ -233,105 +206,105 @@ def test_without_an_average_the_last_weights_are_taken(trained: Trained) -> None
 
 def test_exporting_twice_gives_the_same_tensors(trained: Trained, tmp_path: Path) -> None:
     output = tmp_path / "again.safetensors"
-    assert export.main([str(trained.liver_run), "-o", str(output)]) == 0
+    assert export.main([str(trained.liver_run), "-o", str(output), "--unevaluated"]) == 0
     assert read_info(output).sha256 == read_info(trained.liver).sha256
+
+
+def test_without_scores_a_run_is_refused_unless_told(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "x.safetensors"
+    message = refusal(capsys, export.main([str(trained.liver_run), "-o", str(output)]))
+    assert "--scores" in message
+    assert "--unevaluated" in message
+    assert [*tmp_path.iterdir()] == []
+    assert export.main([str(trained.liver_run), "-o", str(output), "--unevaluated"]) == 0
+    assert "Not evaluated." in output.with_suffix(".md").read_text()
+    assert "scores" not in read_info(output).card
+
+
+def test_the_page_tells_the_split_and_whom_to_cite(trained: Trained) -> None:
+    page = trained.tumor.with_suffix(".md").read_text()
+    assert "- Trained on 2 cases of 2 patients, fold 1/2.\n" in page
+    assert "- Held out: case0, case2.\n" in page
+    assert "- Kept for the test: none.\n" in page
+    paper = read_info(trained.tumor).recipe.paper
+    assert f"{paper.citation} [doi:{paper.doi}](https://doi.org/{paper.doi})" in page
+
+
+def test_what_is_dropped_into_the_models_folder_is_used_by_name(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "models"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    output = tmp_path / "my-liver.safetensors"
+    options = ["--scores", str(trained.together), "--license", "CC0"]
+    assert export.main([str(trained.liver_run), "-o", str(output), *options]) == 0
+    assert str(folder) in capsys.readouterr().out
+    folder.mkdir()
+    for path in (output, output.with_suffix(".md")):
+        path.replace(folder / path.name)
+
+    assert cli.main(["models"]) == 0
+    mean = np.mean([s.dice for s in read_scores(trained.together) if s.target == "liver"])
+    row = f"my-liver liver unet3d {mean:.3f} models folder CC0"
+    assert row in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    volume, _ = phantom()
+    write_image(tmp_path / "ct.nii.gz", volume.hu.astype(np.int16), volume.geometry)
+    stages = ["--liver", "my-liver", "--tumor", str(trained.tumor)]
+    command = ["segment", str(tmp_path / "ct.nii.gz"), "-o", str(tmp_path / "out"), *stages]
+    assert cli.main([*command, "--device", "cpu", "--backend", "torch", "--progress", "none"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    sha256 = read_info(folder / "my-liver.safetensors").sha256
+    assert report["models"]["liver"] == {"name": "my-liver", "sha256": sha256}
+
+
+def test_an_onnx_file_lies_beside_the_weights_it_was_made_of(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    output = tmp_path / "x.safetensors"
+    run = [str(trained.liver_run), "-o", str(output), "--unevaluated"]
+    assert export.main([*run, "--onnx"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"x.safetensors", "x.md", "x.onnx"}
+    assert "logits differ from torch's by" in capsys.readouterr().out
+    metadata = onnx.load(tmp_path / "x.onnx").metadata_props
+    assert {"key": "sha256", "value": read_info(output).sha256} in [
+        {"key": entry.key, "value": entry.value} for entry in metadata
+    ]
+    assert export.main(run) == 0
+    assert not (tmp_path / "x.onnx").exists(), "it would be of other weights"
+
+
+def test_an_onnx_file_that_is_not_sound_leaves_nothing(
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(model: Model, path: Path) -> float:
+        path.write_bytes(b"half")
+        raise InputError(f"--onnx: no, {model.name}")
+
+    monkeypatch.setattr(export, "check_installed", lambda: None)
+    monkeypatch.setattr(export, "export_onnx", refuse)
+    options = ["-o", str(tmp_path / "x.safetensors"), "--unevaluated", "--onnx"]
+    assert refusal(capsys, export.main([str(trained.liver_run), *options])) == "--onnx: no, x"
+    assert [*tmp_path.iterdir()] == []
 
 
 # Scores
 
 
-GRID = Geometry((6, 8, 8), (5.0, 2.0, 1.0))
-CASE = Case("a", "p", GRID, liver_ml=0.0, tumor_ml=0.0, lesions=0, sha256="")
-
-
-def lesions_at(*boxes: tuple[int, int, int]) -> np.ndarray:
-    """Cubes of 2 voxels at the given corners."""
-    mask = np.zeros(GRID.shape, dtype=bool)
-    for z, y, x in boxes:
-        mask[z : z + 2, y : y + 2, x : x + 2] = True
-    return mask
-
-
-@pytest.mark.parametrize(
-    ("found", "true", "expected"),
-    [
-        ([], [], (1.0, 0, 0, 0)),
-        ([], [(0, 0, 0)], (0.0, 1, 0, 0)),
-        ([(0, 0, 0)], [], (0.0, 0, 0, 1)),
-        ([(0, 0, 0)], [(0, 0, 0)], (1.0, 1, 1, 0)),
-        ([(0, 0, 0)], [(1, 1, 1)], (1 / 8, 1, 1, 0)),  # one common voxel touches
-        ([(0, 0, 0)], [(2, 0, 0)], (0.0, 1, 0, 1)),  # face to face, none in common
-        ([(0, 0, 0), (4, 6, 6)], [(0, 0, 0), (0, 6, 0)], (0.5, 2, 1, 1)),
-        # One found lesion over two true ones; two found lesions on one true one.
-        ([(0, 0, 0), (0, 0, 2), (0, 0, 4)], [(0, 0, 0), (0, 0, 4)], (0.8, 2, 2, 0)),
-        ([(0, 0, 0), (0, 0, 4)], [(0, 0, 0), (0, 0, 2), (0, 0, 4)], (0.8, 1, 1, 0)),
-    ],
-)
-def test_lesions_are_counted(
-    found: list[tuple[int, int, int]],
-    true: list[tuple[int, int, int]],
-    expected: tuple[float, int, int, int],
-) -> None:
-    mask, reference = lesions_at(*found), lesions_at(*true)
-    score = score_mask(CASE, "tumor", "prediction", False, mask, reference, 1.5)
-    got = (score.dice, score.lesions, score.lesions_touched, score.false_lesions)
-    assert got == pytest.approx(expected)
-    assert score.predicted_ml == pytest.approx(len(found) * 8 * 10 / 1000)
-    assert score.reference_ml == pytest.approx(len(true) * 8 * 10 / 1000)
-
-
-def test_a_liver_has_no_lesions() -> None:
-    mask = lesions_at((0, 0, 0), (3, 3, 3))
-    score = score_mask(CASE, "liver", "prediction", False, mask, mask, 0.0)
-    assert (score.dice, score.lesions, score.lesions_touched, score.false_lesions) == (1, 0, 0, 0)
-
-
-def score_of(case: str, target: str, value: float) -> Score:
-    mask = lesions_at((0, 0, 0))
-    score = score_mask(CASE, target, "prediction", False, mask, mask, 0.1)
-    return replace(score, case=case, dice=value)
-
-
-def test_folds_collect_in_one_file_and_measured_anew_replace(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    merge_scores(path, [score_of("b", "tumor", 0.1), score_of("b", "liver", 0.2)])
-    merge_scores(path, [score_of("a", "tumor", 1 / 3)])
-    merge_scores(path, [score_of("b", "tumor", 0.4)])
-    expected = [
-        score_of("b", "liver", 0.2),
-        score_of("a", "tumor", 1 / 3),
-        score_of("b", "tumor", 0.4),
-    ]
-    assert read_scores(path) == expected  # every number to its last digit
-    assert [p.name for p in tmp_path.iterdir()] == ["scores.csv"]
-
-
-def cut_off(text: str) -> str:
-    return text[: text.rindex(",")]
-
-
-def another_table(text: str) -> str:
-    return "case,volume\na,3\n"
-
-
-def no_number(text: str) -> str:
-    return text.replace("0.25", "much")
-
-
-@pytest.mark.parametrize("damage", [cut_off, another_table, no_number])
-def test_scores_that_cannot_be_read_are_refused(
-    tmp_path: Path, damage: Callable[[str], str]
-) -> None:
-    path = tmp_path / "scores.csv"
-    merge_scores(path, [score_of("a", "liver", 0.25)])
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(InputError, match=rf"{path}: expected the scores.csv"):
-        read_scores(path)
-
-
 def test_a_card_counts_only_scores_of_its_target(trained: Trained, tmp_path: Path) -> None:
     scores = tmp_path / "scores.csv"
-    merge_scores(scores, [score_of("a", "tumor", 0.3), score_of("a", "liver", 0.9)])
+    own = {"recipes": recipe_label(read_info(trained.liver).recipe)}
+    write_scores(scores, [score_of("a", "tumor", 0.3), score_of("a", "liver", 0.9, **own)])
     output = tmp_path / "liver.safetensors"
     options = ["-o", str(output), "--scores", str(scores)]
     assert export.main([str(trained.liver_run), *options]) == 0
@@ -346,14 +319,17 @@ def test_a_card_counts_only_scores_of_its_target(trained: Trained, tmp_path: Pat
         [],
         [replace(score_of("a", "liver", 0.9), seen=True), score_of("b", "liver", 0.8)],
         [score_of("a", "liver", 0.9), replace(score_of("b", "liver", 0.8), liver_from="reference")],
+        [score_of("a", "liver", 0.9, definitions="lits"), score_of("b", "liver", 0.8)],
+        [score_of("a", "liver", 0.9, tta=True), score_of("b", "liver", 0.8)],
+        [score_of("a", "liver", 0.9)],
     ],
-    ids=["none", "of a patient seen", "of two kinds"],
+    ids=["none", "seen", "two livers", "two definitions", "two ways", "another recipe"],
 )
 def test_a_card_takes_no_scores_that_are_not_comparable_and_unseen(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Score]
 ) -> None:
     scores = tmp_path / "scores.csv"
-    merge_scores(scores, rows)
+    write_scores(scores, rows)
     output = tmp_path / "liver.safetensors"
     options = ["-o", str(output), "--scores", str(scores)]
     code = export.main([str(trained.liver_run), *options])
@@ -361,138 +337,11 @@ def test_a_card_takes_no_scores_that_are_not_comparable_and_unseen(
     assert not output.exists()
 
 
-def test_a_row_tells_whether_the_weights_had_seen_the_patient(trained: Trained) -> None:
-    assert not any(score.seen for score in read_scores(trained.together))
-    data = read_data_set(trained.data)
-    models = {"liver": load_model(str(trained.liver))}
-    seen = {c.name: evaluate_case(data, c, models, "cpu", False)[0].seen for c in data.cases}
-    assert seen == {"case0": False, "case1": True, "case2": False, "case3": True}
-
-
-# Weights for both targets
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RMAU-Net, small and untrained, for slices of the phantoms' size."""
-    recipe = RECIPES["rmau-net"]
-    preprocessing = replace(recipe.preprocessing, resampling=None, pad_minimum=(1, 32, 32))
-    recipe = replace(
-        recipe,
-        network=Network("rmau", {"out_channels": 2, "base_channels": 6}),
-        patch=(1, 32, 32),
-        preprocessing=preprocessing,
-        inference=replace(recipe.inference, flips=(1, 2), prepass=None),
-    )
-    torch.manual_seed(0)
-    network = build("rmau", **recipe.network.args)
-    torch.nn.init.normal_(network.head.weight, 0, 3)  # far from one half, on either side
-    path = tmp_path_factory.mktemp("both") / "both.safetensors"
-    save_model(path, network, recipe, {"training_cases": [{"patient": "case1"}]})
-    return path
-
-
-def evaluated(weights: Path, data: Path, output: Path, *options: str) -> dict[str, Score]:
-    """The scores of the first phantom by target."""
-    arguments = ["--data", str(data), "--weights", str(weights), "-o", str(output)]
-    assert evaluate.main([*arguments, "--cases", "case0", "--device", "cpu", *options]) == 0
-    return {score.target: score for score in read_scores(output / "scores.csv")}
-
-
-def test_weights_for_both_targets_are_measured_on_both(
-    trained: Trained, both: Path, tmp_path: Path
-) -> None:
-    """As the product finds them, with --tta averaged over mirrored images."""
-    model, data = load_model(str(both)), read_data_set(trained.data)
-    volume, labels = data.volume(data.cases[0]), data.labels(data.cases[0])
-    found = segment(volume, model, model, device="cpu", flips=True).labels
-    plain = evaluated(both, trained.data, tmp_path / "plain")
-    mirrored = evaluated(both, trained.data, tmp_path / "tta", "--tta")
-    for target, got, true in (
-        ("liver", found > 0, labels > 0),
-        ("tumor", found == 2, labels == 2),
-    ):
-        assert got.any()
-        score = mirrored[target]
-        assert score.dice == dice(got, true)
-        assert score.predicted_ml == pytest.approx(got.sum() * np.prod(SPACING_MM) / 1000)
-        assert score.predicted_ml != plain[target].predicted_ml
-        assert plain[target].liver_from == score.liver_from == "prediction"
-        assert not score.seen
-
-
-def test_mirrored_images_are_averaged_for_one_target_too(trained: Trained, tmp_path: Path) -> None:
-    plain = evaluated(trained.tumor, trained.data, tmp_path / "plain")["tumor"]
-    mirrored = evaluated(trained.tumor, trained.data, tmp_path / "tta", "--tta")["tumor"]
-    assert plain.predicted_ml != mirrored.predicted_ml
-
-
 # What cannot be done
 
 
-def data_is_missing(t: Trained, out: Path) -> list[str]:
-    return ["--data", str(out / "none"), "--weights", str(t.liver)]
-
-
-def case_is_unknown(t: Trained, out: Path) -> list[str]:
-    return ["--data", str(t.data), "--weights", str(t.liver), "--cases", "case0", "case9"]
-
-
-def weights_are_missing(t: Trained, out: Path) -> list[str]:
-    return ["--data", str(t.data), "--weights", str(out / "none.safetensors")]
-
-
-def weights_are_of_one_target(t: Trained, out: Path) -> list[str]:
-    return ["--data", str(t.data), "--weights", str(t.liver), str(t.liver)]
-
-
-def weights_are_for_both_and_for_one(t: Trained, out: Path) -> list[str]:
-    joint = out.parent / "joint.safetensors"
-    recipe = replace(load_model(str(t.liver)).recipe, target="both")
-    save_model(joint, load_model(str(t.liver)).network, recipe, {})
-    return ["--data", str(t.data), "--weights", str(joint), str(t.tumor)]
-
-
-def device_is_unknown(t: Trained, out: Path) -> list[str]:
-    return ["--data", str(t.data), "--weights", str(t.liver), "--device", "abacus"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (data_is_missing, "expected a folder with dataset.json"),
-        (case_is_unknown, "--cases: ['case9'] are not in"),
-        (weights_are_missing, "no such weights file"),
-        (weights_are_of_one_target, "at most one file for the liver"),
-        (weights_are_for_both_and_for_one, "found weights for liver, tumor, tumor"),
-        (device_is_unknown, "Device 'abacus'"),
-    ],
-)
-def test_an_impossible_evaluation_is_refused(
-    trained: Trained,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: Callable[[Trained, Path], list[str]],
-    message: str,
-) -> None:
-    output = tmp_path / "out"
-    code = evaluate.main([*arguments(trained, tmp_path), "-o", str(output)])
-    assert message in refusal(capsys, code)
-    assert not output.exists()
-
-
-def test_an_evaluation_into_a_file_is_refused(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out"
-    output.write_text("in the way")
-    options = ["--data", str(trained.data), "--weights", str(trained.liver), "-o", str(output)]
-    assert refusal(capsys, evaluate.main(options)).startswith(f"{output}: expected a folder")
-
-
 def no_run(run: Path) -> None:
-    for path in run.iterdir():
-        path.unlink()
+    shutil.rmtree(run)
 
 
 def no_state(run: Path) -> None:
@@ -515,6 +364,12 @@ def description_without_recipe(run: Path) -> None:
     (run / "run.json").write_text("{}")
 
 
+def description_without_split(run: Path) -> None:
+    description = json.loads((run / "run.json").read_text())
+    del description["held_out_cases"]
+    (run / "run.json").write_text(json.dumps(description))
+
+
 def description_of_another_version(run: Path) -> None:
     description = json.loads((run / "run.json").read_text())
     del description["recipe"]["patch"]
@@ -530,6 +385,7 @@ def description_of_another_version(run: Path) -> None:
         (state_of_another_run, "last.pt"),
         (description_cut_off, "run.json"),
         (description_without_recipe, "run.json"),
+        (description_without_split, "run.json"),
         (description_of_another_version, "run.json"),
     ],
 )
@@ -541,11 +397,9 @@ def test_a_folder_that_is_no_run_is_refused(
     name: str,
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "out"
-    run.mkdir()
-    for path in trained.liver_run.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained.liver_run, run)
     damage(run)
-    code = export.main([str(run), "-o", str(output / "x.safetensors")])
+    code = export.main([str(run), "-o", str(output / "x.safetensors"), "--unevaluated"])
     assert refusal(capsys, code).startswith(f"{run / name}: expected")
     assert not output.exists()
 
@@ -565,7 +419,7 @@ def test_an_impossible_export_is_refused(
     scores: str | None,
     message: str,
 ) -> None:
-    options = ["--scores", str(tmp_path / scores)] if scores else []
+    options = ["--scores", str(tmp_path / scores)] if scores else ["--unevaluated"]
     code = export.main([str(trained.liver_run), "-o", str(tmp_path / "out" / name), *options])
     assert message in refusal(capsys, code)
     assert [*tmp_path.iterdir()] == []
@@ -575,30 +429,32 @@ def test_diverged_weights_leave_an_earlier_export_as_it_was(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "x.safetensors"
-    assert export.main([str(trained.liver_run), "-o", str(output)]) == 0
+    assert export.main([str(trained.liver_run), "-o", str(output), "--unevaluated"]) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run = tmp_path / "run"
-    run.mkdir()
-    for path in trained.liver_run.iterdir():
-        (run / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(trained.liver_run, run)
     state = load_state(run / "last.pt", torch.device("cpu"))
     state["average"]["module.head.weight"].fill_(float("nan"))
     torch.save(state, run / "last.pt")
     capsys.readouterr()
-    code = export.main([str(run), "-o", str(output), "--license", "another"])
+    options = ["--unevaluated", "--license", "another"]
+    code = export.main([str(run), "-o", str(output), *options])
     assert "diverged" in refusal(capsys, code)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert after == before
 
 
-DESCRIPTION = {"training_cases": [], "fold": None, "seed": 0, "torch": "", "version": ""}
+DESCRIPTION = {
+    **dict.fromkeys(("training_cases", "held_out_cases", "test_cases"), ()),
+    **{"fold": None, "seed": 0, "torch": "", "version": ""},
+}
 
 
 def test_a_card_says_where_the_tumors_were_searched() -> None:
     recipe = RECIPES["starter-tumor"]
     for place, words in (("prediction", "liver that was predicted"), ("reference", "true liver")):
         rows = [replace(score_of("a", "tumor", 0.5), liver_from=place)]
-        card = make_card(recipe, DESCRIPTION, 1, {"tumor": rows}, [], "")
+        card = make_card(recipe, DESCRIPTION, 1, "last", {"tumor": rows}, [], "")
         assert f"tumors searched in the {words}" in card["scores"]["definition"]
 
 
@@ -608,13 +464,14 @@ def test_weights_for_both_targets_tell_the_scores_of_both() -> None:
         "liver": [score_of("a", "liver", 0.9), score_of("b", "liver", 0.8)],
         "tumor": [score_of("a", "tumor", 0.4), score_of("b", "tumor", 0.2)],
     }
-    card = make_card(recipe, DESCRIPTION, 1, rows, [], "")
+    card = make_card(recipe, DESCRIPTION, 1, "best", rows, [], "")
     assert card["target"] == "both"
     assert card["liver_scores"]["mean_dice"] == pytest.approx(0.85)
     assert card["scores"]["mean_dice"] == pytest.approx(0.3)
     assert "tumors" not in card["liver_scores"]["definition"]
     page = card_page("x", recipe, card, "")
     assert "Weights for the liver and the tumor." in page
+    assert "They chose the epoch" in page
     liver, tumor = page.index("Scores of the liver on cases"), page.index("## Scores on cases")
     assert liver < page.index("| mean (SD) | 0.850 (0.050) |") < tumor
     assert tumor < page.index("| mean (SD) | 0.300 (0.100) |")
