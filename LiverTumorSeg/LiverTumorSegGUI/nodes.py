@@ -1,37 +1,51 @@
 """Between MRML and the engine: volume node -> Volume, labels -> segments, lesions -> table.
 
-The only file that knows RAS and IJK. A volume node's array is (k, j, i), which is the engine's
-(z, y, x) without moving a voxel; patient space is RAS in MRML and LPS in the engine. Everything is
-read and written in the volume's own frame: the segmentation gets the volume's parent transform.
+With segments.py the only file that knows RAS and IJK. A volume node's array is (k, j, i), which is
+the engine's (z, y, x) without moving a voxel; patient space is RAS in MRML and LPS in the engine.
+Everything is read and written in the volume's own frame: the segmentation gets the volume's parent
+transform.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from vtk.util.numpy_support import numpy_to_vtk
 
+from LiverTumorSegGUI.segments import (
+    ACCEPTED,
+    CLOSED_SURFACE,
+    LABELMAP,
+    LIVER_ID,
+    PENDING,
+    REJECTED,
+    TUMOR_ID,
+    is_edited,
+    is_ours,
+    new_segment,
+    status_of,
+    write_parts,
+)
+from LiverTumorSegLib.components import lesion_boxes
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry, checked_grid
 from LiverTumorSegLib.measure import Lesion, Measurement
-from LiverTumorSegLib.seg_nrrd import ORIGIN_TAG, Segment, segments_of
+from LiverTumorSegLib.part import Part
+from LiverTumorSegLib.seg_nrrd import TUMOR_RGB, segments_of
 from LiverTumorSegLib.volume import Volume, clean_hu
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+STATUS_NAMES = {PENDING: _("To review"), ACCEPTED: _("Accepted"), REJECTED: _("Rejected")}
 
-LABELMAP = slicer.vtkSegmentationConverter.GetBinaryLabelmapRepresentationName()
-CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
-
-OUR_ID = re.compile(r"liver|tumor_[0-9]+")
-
-# One line a column of the lesion table, in the order of Lesion: (title, unit, description).
+# One line a column of the lesion table: (title, unit, description).
 LESION_COLUMNS = {
-    "lesion": (_("Lesion"), "", _("Number of the segment, 1 is the largest")),
+    "segment": (_("Segment"), "", _("Name of the segment")),
+    "lesion": (_("Lesion"), "", _("Number of the lesion; at first 1 is the largest")),
     "volume_ml": (_("Volume (mL)"), "mL", _("Voxel count times voxel volume")),
     "long_axis_mm": (
         _("Long axis (mm)"),
@@ -49,7 +63,33 @@ LESION_COLUMNS = {
     "centroid_y_mm": (_("Centroid y (mm)"), "mm", _("To the patient's back, LPS")),
     "centroid_z_mm": (_("Centroid z (mm)"), "mm", _("To the patient's head, LPS")),
     "burden_percent": (_("Burden (%)"), "%", _("Share of the liver's volume, tumors included")),
+    "mean_probability": (_("Mean probability"), "", _("Mean of the network's tumor probability")),
+    "surface_distance_mm": (
+        _("Distance to surface (mm)"),
+        "mm",
+        _("Smallest distance to the liver's outermost voxels, between voxel centers"),
+    ),
+    "touches_edge": (_("At scan edge"), "", _("The lesion touches the CT's edge and may be cut")),
+    "status": (_("Status"), "", _("What the review decided")),
 }
+
+
+@dataclass(frozen=True)
+class Row:
+    """One lesion of the table.
+
+    segment_id, name, rgb - Its segment; the color's channels are from 0 to 1.
+    status - PENDING, ACCEPTED or REJECTED.
+    edited - Whether the user changed or made it, by hand or in the review.
+    lesion - Its numbers.
+    """
+
+    segment_id: str
+    name: str
+    rgb: tuple[float, float, float]
+    status: str
+    edited: bool
+    lesion: Lesion
 
 
 def check_volume_node(node) -> None:
@@ -82,7 +122,7 @@ def check_volume_node(node) -> None:
         raise InputError(
             _("'{name}' is a single slice; select a CT with all of its slices.").format(name=name)
         )
-    _grid(node)
+    grid_of(node)
 
 
 def volume_from_node(node) -> Volume:
@@ -92,9 +132,49 @@ def volume_from_node(node) -> Volume:
         InputError: the node cannot be segmented; the message says what to select instead.
     """
     check_volume_node(node)
-    geometry, grid_repairs = _grid(node)
+    geometry, grid_repairs = grid_of(node)
     hu, hu_repairs = clean_hu(slicer.util.arrayFromVolume(node).astype(np.float32))
     return Volume(hu, geometry, node.GetName(), grid_repairs + hu_repairs)
+
+
+def grid_of(node) -> tuple[Geometry, tuple[str, ...]]:
+    """The grid of a volume node in its own frame, and what had to be mended.
+
+    Raises:
+        InputError: its axes are no right angles.
+    """
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    ijk_to_lps = RAS_LPS @ slicer.util.arrayFromVTKMatrix(matrix)
+    spacing_xyz = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
+    return checked_grid(
+        f"'{node.GetName()}'",
+        node.GetImageData().GetDimensions()[::-1],
+        tuple(spacing_xyz[::-1]),
+        tuple(ijk_to_lps[:3, 3]),
+        ijk_to_lps[:3, :3] / spacing_xyz,
+    )
+
+
+def point_in_volume(volume_node, world_ras) -> tuple[float, float, float]:
+    """LPS mm, in the volume's own frame, of a point in world coordinates."""
+    inverse = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        None, volume_node.GetParentTransformNode(), inverse
+    )
+    x, y, z = RAS_LPS[:3, :3] @ inverse.TransformPoint(world_ras)
+    return float(x), float(y), float(z)
+
+
+def volume_in_place(node) -> Volume:
+    """The CT of a volume node without a copy, to measure a lesion in; not cleaned as a whole."""
+    return Volume(slicer.util.arrayFromVolume(node), grid_of(node)[0], node.GetName())
+
+
+def ras_of(place_lps: Sequence[float]) -> tuple[float, float, float]:
+    """A point of patient space in the coordinates of MRML."""
+    x, y, z = place_lps
+    return -x, -y, z
 
 
 def transform_warnings(volume_node) -> tuple[str, ...]:
@@ -127,8 +207,11 @@ def check_segmentation_node(segmentation_node, volume_node) -> None:
                 "another output segmentation, or none to create one."
             ).format(name=name, representation=segmentation.GetSourceRepresentationName())
         )
-    foreign = [id_ for id_ in segmentation.GetSegmentIDs() if not _is_ours(segmentation, id_)]
-    for segment_id in filter(OUR_ID.fullmatch, foreign):
+    segment_ids = segmentation.GetSegmentIDs()
+    foreign = [id_ for id_ in segment_ids if not is_ours(segmentation.GetSegment(id_))]
+    for segment_id in foreign:
+        if segment_id != LIVER_ID and not TUMOR_ID.fullmatch(segment_id):
+            continue
         raise InputError(
             _(
                 "The segmentation '{name}' already holds a segment '{segment}' (id '{id}') that "
@@ -146,6 +229,20 @@ def check_segmentation_node(segmentation_node, volume_node) -> None:
                 "create one."
             ).format(name=name, volume=volume_node.GetName())
         )
+
+
+def edited_segments(segmentation_node) -> list[str]:
+    """Names of the segments that a new run would replace although the user worked on them.
+
+    Edited by hand, made in the review, accepted or rejected: ask before running again.
+    """
+    segmentation = segmentation_node.GetSegmentation()
+    segments = [segmentation.GetSegment(id_) for id_ in segmentation.GetSegmentIDs()]
+    return [
+        segment.GetName()
+        for segment in segments
+        if is_ours(segment) and (is_edited(segment) or status_of(segment) != PENDING)
+    ]
 
 
 def write_segments(
@@ -166,7 +263,7 @@ def write_segments(
         InputError: see `check_segmentation_node`; nothing is changed then.
     """
     check_segmentation_node(segmentation_node, volume_node)
-    segments = _segments(labels, lesion_map, volume_node)
+    liver, *tumors = segments_of(labels, lesion_map)
     segmentation = segmentation_node.GetSegmentation()
     had_surface = segmentation.ContainsRepresentation(CLOSED_SURFACE)
     with slicer.util.NodeModify(segmentation_node):
@@ -175,31 +272,75 @@ def write_segments(
         if segmentation_node.GetDisplayNode() is None:
             segmentation_node.CreateDefaultDisplayNodes()
         for segment_id in segmentation.GetSegmentIDs():
-            if _is_ours(segmentation, segment_id):
+            if is_ours(segmentation.GetSegment(segment_id)):
                 segmentation.RemoveSegment(segment_id)
-        for segment_id, segment in segments.items():
-            segmentation.AddSegment(segment, segment_id)
-        if had_surface and segments:
+        shown = [] if liver.box is None else [liver, *tumors]
+        new = {description.id: new_segment(description) for description in shown}
+        numbered = enumerate(lesion_boxes(lesion_map), start=1)
+        if shown:
+            part = Part(liver.box, labels[liver.box] > 0)
+            write_parts({liver.id: part}, segmentation_node, volume_node, new)
+        write_parts(
+            {f"tumor_{n}": Part(box, lesion_map[box] == n) for n, box in numbered},
+            segmentation_node,
+            volume_node,
+            new,
+        )
+        if had_surface and shown:
             segmentation_node.CreateClosedSurfaceRepresentation()
     place_beside(volume_node, segmentation_node)
 
 
 def write_lesion_table(measurement: Measurement, table_node) -> None:
-    """Fill the table: one row a lesion, one typed column a field of Lesion, with its unit."""
+    """Fill the table with a run's lesions, all still to review."""
+    rgb = tuple(value / 255 for value in TUMOR_RGB)
+    write_rows(
+        [
+            Row(f"tumor_{n}", _("Tumor {number}").format(number=n), rgb, PENDING, False, lesion)
+            for n, lesion in enumerate(measurement.lesions, start=1)
+        ],
+        table_node,
+    )
+
+
+def write_rows(rows: Sequence[Row], table_node) -> None:
+    """Fill the table: one row a lesion, one typed column a number, with its unit.
+
+    A number that a lesion lacks is NaN; a column that no lesion has a number for is left out.
+    """
     with slicer.util.NodeModify(table_node):
         table_node.RemoveAllColumns()
         table_node.SetUseColumnTitleAsColumnHeader(True)
-        for field in fields(Lesion):
-            values = [getattr(lesion, field.name) for lesion in measurement.lesions]
-            column = vtk.vtkIntArray() if field.name == "lesion" else vtk.vtkDoubleArray()
-            column.SetName(field.name)
+        for name, (title, unit, description) in LESION_COLUMNS.items():
+            values = [_cell(row, name) for row in rows]
+            if rows and all(value is None for value in values):
+                continue
+            column = _COLUMN_ARRAYS.get(name, vtk.vtkDoubleArray)()
+            column.SetName(name)
             for value in values:
-                column.InsertNextValue(value)
+                column.InsertNextValue(math.nan if value is None else value)
             table_node.AddColumn(column)
-            title, unit, description = LESION_COLUMNS[field.name]
-            table_node.SetColumnTitle(field.name, title)
-            table_node.SetColumnUnitLabel(field.name, unit)
-            table_node.SetColumnDescription(field.name, description)
+            table_node.SetColumnTitle(name, title)
+            table_node.SetColumnUnitLabel(name, unit)
+            table_node.SetColumnDescription(name, description)
+
+
+_COLUMN_ARRAYS = {
+    "segment": vtk.vtkStringArray,
+    "lesion": vtk.vtkIntArray,
+    "touches_edge": vtk.vtkStringArray,
+    "status": vtk.vtkStringArray,
+}
+
+
+def _cell(row: Row, column: str):
+    if column == "segment":
+        return row.name
+    if column == "status":
+        return STATUS_NAMES[row.status]
+    if column == "touches_edge":
+        return _("yes") if row.lesion.touches_edge else _("no")
+    return getattr(row.lesion, column)
 
 
 def check_in_scene(*nodes) -> None:
@@ -218,72 +359,54 @@ def add_node(node_class: str, name: str):
     return slicer.mrmlScene.AddNewNodeByClass(node_class, slicer.mrmlScene.GenerateUniqueName(name))
 
 
+def export_prerequisites(volume_node, segmentation_node) -> tuple[str, ...]:
+    """Reasons why Slicer's DICOM exporter cannot write the segmentation as DICOM SEG; none: it can.
+
+    The exporter (extension Quantitative Reporting) refers to the slices of the CT's series, so the
+    CT must come from Slicer's DICOM database and its grid must be the segmentation's. The rest of
+    what it needs, `write_segments` leaves behind: reference geometry, terminology, place in the
+    tree.
+    """
+    reasons = []
+    if volume_node.GetAttribute("DICOM.instanceUIDs") is None:
+        reasons.append(
+            _(
+                "'{volume}' was not loaded from Slicer's DICOM database: import the DICOM series "
+                "in the module DICOM, load it from there and segment that."
+            ).format(volume=volume_node.GetName())
+        )
+    if volume_node.GetTransformNodeID() or segmentation_node.GetTransformNodeID():
+        reasons.append(
+            _(
+                "The CT or the segmentation is under a transform, which DICOM SEG cannot hold: "
+                "take both out of it in the module Transforms."
+            )
+        )
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    if segmentation_node.GetNodeReference(role) is not volume_node:
+        reasons.append(
+            _(
+                "'{segmentation}' does not belong to '{volume}': select the CT it was made from."
+            ).format(segmentation=segmentation_node.GetName(), volume=volume_node.GetName())
+        )
+    segmentation = segmentation_node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0:
+        reasons.append(_("There is no segment to export."))
+    for segment_id in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segment_id)
+        if not segment.HasTag(slicer.vtkSegment.GetTerminologyEntryTagName()):
+            reasons.append(
+                _(
+                    "The segment '{segment}' has no terminology: set it in the Segment Editor by a "
+                    "double click on its color."
+                ).format(segment=segment.GetName())
+            )
+    return tuple(reasons)
+
+
 def place_beside(volume_node, node) -> None:
     """Put a node into the volume's folder of the subject hierarchy, where both have an item."""
     tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volume_node.GetScene())
     volume_item, item = tree.GetItemByDataNode(volume_node), tree.GetItemByDataNode(node)
     if volume_item and item:
         tree.SetItemParent(item, tree.GetItemParent(volume_item))
-
-
-def _grid(node) -> tuple[Geometry, tuple[str, ...]]:
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    ijk_to_lps = RAS_LPS @ slicer.util.arrayFromVTKMatrix(matrix)
-    spacing_xyz = np.linalg.norm(ijk_to_lps[:3, :3], axis=0)
-    return checked_grid(
-        f"'{node.GetName()}'",
-        node.GetImageData().GetDimensions()[::-1],
-        tuple(spacing_xyz[::-1]),
-        tuple(ijk_to_lps[:3, 3]),
-        ijk_to_lps[:3, :3] / spacing_xyz,
-    )
-
-
-def _is_ours(segmentation, segment_id: str) -> bool:
-    return segmentation.GetSegment(segment_id).HasTag(ORIGIN_TAG)
-
-
-def _segments(labels: np.ndarray, lesion_map: np.ndarray, volume_node) -> dict:
-    """Segment id -> vtkSegment. All tumors share one label map, as Slicer's own import has it."""
-    liver, *tumors = segments_of(labels, lesion_map)
-    segments = {}
-    if liver.box is not None:
-        image = _oriented_image(labels[liver.box] > 0, liver.box, volume_node)
-        segments[liver.id] = _segment(liver, image, 1)
-    if tumors:
-        box = tuple(
-            slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-            for edges in zip(*(tumor.box for tumor in tumors), strict=True)
-        )
-        image = _oriented_image(lesion_map[box], box, volume_node)
-        for number, tumor in enumerate(tumors, start=1):
-            segments[tumor.id] = _segment(tumor, image, number)
-    return segments
-
-
-def _segment(description: Segment, image, label_value: int):
-    segment = slicer.vtkSegment()
-    segment.SetName(description.name)
-    segment.SetColor(*(value / 255 for value in description.rgb))
-    # Otherwise a later edit of the terminology renames and recolors the segment.
-    segment.SetNameAutoGenerated(False)
-    segment.SetColorAutoGenerated(False)
-    segment.SetTag(segment.GetTerminologyEntryTagName(), description.terminology)
-    segment.SetTag(ORIGIN_TAG, "automatic")
-    segment.SetLabelValue(label_value)
-    segment.AddRepresentation(LABELMAP, image)
-    return segment
-
-
-def _oriented_image(values: np.ndarray, box: tuple[slice, ...], volume_node):
-    """A label map that covers only `box` of the volume's grid."""
-    small = values.astype(np.uint8 if values.max() <= 255 else np.int16)
-    image = slicer.vtkOrientedImageData()
-    k, j, i = box
-    image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)
-    image.GetPointData().SetScalars(numpy_to_vtk(small.ravel(), deep=True))
-    ijk_to_ras = vtk.vtkMatrix4x4()
-    volume_node.GetIJKToRASMatrix(ijk_to_ras)
-    image.SetGeometryFromImageToWorldMatrix(ijk_to_ras)
-    return image

@@ -7,6 +7,7 @@ complete and that the installed package imports, not that Slicer's packaging acc
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -201,6 +202,26 @@ def test_metadata_is_what_the_extensions_index_asks_for(extension: Extension) ->
             branch_path = url.split("/main/")[1]
             assert (ROOT / branch_path).is_file()
     assert "self test: LiverTumorSeg.py" in extension.log
+
+
+def test_the_entry_for_the_extensions_index_agrees_with_the_metadata(extension: Extension) -> None:
+    """LiverTumorSeg.json is what a pull request adds to Slicer's ExtensionsIndex."""
+    entry = json.loads((ROOT / "LiverTumorSeg.json").read_text(encoding="utf-8"))
+    assert "\r" not in (ROOT / "LiverTumorSeg.json").read_bytes().decode()
+    allowed = "$schema build_dependencies build_subdirectory category scm_revision scm_url tier"
+    assert set(entry) == set(allowed.split())
+    assert entry["$schema"].endswith("/slicer-extension-catalog-entry-schema-v1.0.1.json#")
+    assert entry["build_dependencies"] == extension.metadata("DEPENDS").split()
+    assert entry["scm_url"] == extension.metadata("HOMEPAGE")
+    assert entry["scm_url"].rsplit("/", 1)[1].startswith("Slicer")
+    assert (entry["category"], entry["tier"]) == ("Segmentation", 1)
+
+
+def test_the_description_names_what_the_weights_are_for(extension: Extension) -> None:
+    """People decide by it whether to install: kind of image, purpose, limits."""
+    description = extension.metadata("DESCRIPTION")
+    for words in ("contrast-enhanced abdominal CT", "liver", "tumor", "not for clinical use"):
+        assert words in description
 
 
 def test_icons_are_128_pixels_square() -> None:

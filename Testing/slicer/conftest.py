@@ -10,29 +10,20 @@ finds the module.
 from __future__ import annotations
 
 import sys
-import types
 from pathlib import Path
 
+import miniscene
 import pytest
 import slicer
 import slicer.util
 import standins
 from grids import OBLIQUE, ijk_to_ras
-from vtkmodules.vtkCommonCore import vtkCollection, vtkOutputWindow
 
 ROOT = Path(__file__).resolve().parents[2]
 
 standins.install()
 if str(ROOT / "LiverTumorSeg") not in sys.path:
     sys.path.append(str(ROOT / "LiverTumorSeg"))  # Slicer does this for a module's folder
-
-MODULE_LOGICS = {
-    "volumes": slicer.vtkSlicerVolumesLogic,
-    "segmentations": slicer.vtkSlicerSegmentationsModuleLogic,
-    "subjecthierarchy": slicer.vtkSlicerSubjectHierarchyModuleLogic,
-    "tables": slicer.vtkSlicerTablesLogic,
-    "transforms": slicer.vtkSlicerTransformLogic,
-}
 
 
 def pytest_collection_modifyitems(items):
@@ -43,30 +34,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def application():
-    """The application logic and `slicer.mrmlScene`, `slicer.modules` as the desktop has them."""
-    window = vtkOutputWindow()
-    window.SetDisplayModeToAlwaysStdErr()
-    vtkOutputWindow.SetInstance(window)
-    scene = slicer.vtkMRMLScene()
-    logic = slicer.vtkSlicerApplicationLogic()
-    logic.SetMRMLScene(scene)
-    color_logic = logic.GetColorLogic()
-    color_logic.SetMRMLScene(scene)
-    color_logic.AddDefaultColorNodes()
-    logic.SetModuleLogic("Colors", color_logic)
-    logic.SetSliceLogics(vtkCollection())
-    logic.SetViewLogics(vtkCollection())
-    slicer.modules = types.SimpleNamespace()
-    for name, logic_class in MODULE_LOGICS.items():
-        module_logic = logic_class()
-        module_logic.SetMRMLScene(scene)  # registers the node classes of the module
-        module_logic.SetMRMLApplicationLogic(logic)
-        logic.SetModuleLogic(name.capitalize(), module_logic)
-        module = types.SimpleNamespace(logic=lambda module_logic=module_logic: module_logic)
-        setattr(slicer.modules, name, module)
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    slicer.mrmlScene = scene
-    return logic
+    """See miniscene.start."""
+    return miniscene.start()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import vtk
 
 import LiverTumorSeg as module
 from LiverTumorSegGUI import nodes
-from LiverTumorSegLib.errors import Cancelled, InputError
+from LiverTumorSegLib import protocol
+from LiverTumorSegLib.errors import Cancelled, InputError, ResourceError
+from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.volume import read_volume
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +54,7 @@ def logic(labels):
             for fraction in (0.0, 1.0):
                 if on_progress:
                     on_progress(stage, fraction)
-        return labels, ("a warning",)
+        return Segmentation(labels, ("a warning",))
 
     logic.runEngine = known_labels
     return logic
@@ -200,20 +203,184 @@ def test_a_failure_while_writing_takes_the_new_nodes_along(logic, volume_node, m
         assert slicer.mrmlScene.GetNumberOfNodesByClass(node_class) == 0
 
 
+def test_a_ct_that_was_changed_meanwhile_is_told_of(logic, volume_node):
+    def draw(stage, fraction):
+        slicer.util.arrayFromVolume(volume_node)[8] = 40
+        slicer.util.arrayFromVolumeModified(volume_node)
+
+    warnings = logic.process(volume_node, onProgress=draw).warnings
+    assert len(warnings) == 2
+    assert "'CT 7' was changed since its segmentation began" in warnings[1]
+
+
+@pytest.mark.parametrize("change", ["moved", "cropped", "emptied"])
+def test_a_ct_that_has_another_grid_by_now_gets_no_segments(logic, volume_node, change):
+    def alter(stage, fraction):
+        if change == "moved":
+            volume_node.SetOrigin(1, 2, 3)
+        elif change == "cropped":
+            slicer.util.updateVolumeFromArray(volume_node, np.zeros((4, 5, 6), np.int16))
+        else:
+            volume_node.SetAndObserveImageData(None)
+
+    with pytest.raises(InputError, match="nothing was written|holds no voxels"):
+        logic.process(volume_node, onProgress=alter)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 0
+
+
+def test_window_and_level_are_no_change(logic, volume_node):
+    def look(stage, fraction):
+        if volume_node.GetDisplayNode() is None:
+            volume_node.CreateDefaultDisplayNodes()
+        volume_node.SetName("CT, seen")
+        volume_node.GetImageData().Modified()
+
+    assert logic.process(volume_node, onProgress=look).warnings == ("a warning",)
+
+
+# By way of the engine's process
+
+
+@pytest.fixture
+def run(logic, volume_node):
+    run = logic.beginRun(volume_node, liverModel="this", tumorModel="", device="cpu", tta=True)
+    yield run
+    run.close()
+
+
+def test_a_run_hands_the_engine_the_ct_as_it_is(run, volume_node):
+    assert run.request() == {"do": "segment", "folder": str(run.folder)}
+    volume, job = protocol.read_job(run.folder)
+    assert np.array_equal(volume.hu, nodes.volume_from_node(volume_node).hu)
+    assert volume.geometry == nodes.volume_from_node(volume_node).geometry
+    assert job.name == "CT 7"
+    assert job.choices == protocol.Choices("this", None, "cpu", flips=True)
+    voxels = protocol.read_array(run.folder / protocol.VOLUME)
+    assert voxels.dtype == slicer.util.arrayFromVolume(volume_node).dtype
+
+
+def test_what_the_engine_found_is_shown_as_process_shows_it(
+    logic, run, volume_node, labels, read_back
+):
+    probability = (labels == 2).astype(np.float16)
+    segmentation = Segmentation(labels, ("a warning",), {}, None, probability)
+    protocol.write_result(run.folder, segmentation, "cpu", "torch")
+    shown, wanted = logic.applyRun(run), logic.process(volume_node)
+    assert shown.warnings == wanted.warnings
+    assert shown.measurement.liver_volume_ml == wanted.measurement.liver_volume_ml
+    assert np.array_equal(shown.tumorProbability, probability)
+    for segment in ("liver", "tumor_1", "tumor_2"):
+        masks = [read_back(r.segmentationNode, segment, volume_node) for r in (shown, wanted)]
+        assert np.array_equal(*masks)
+    before = scene_nodes()
+    slicer.mrmlScene.RemoveNode(volume_node)
+    with pytest.raises(InputError, match="was removed while the segmentation ran"):
+        logic.applyRun(run)
+    assert len(scene_nodes()) < len(before)
+
+
+def test_nothing_begins_with_what_cannot_be_segmented(logic, scene, volume_node, monkeypatch):
+    foreign = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Another tool's")
+    foreign.GetSegmentation().AddEmptySegment("liver", "Liver")
+    with pytest.raises(InputError, match="No input volume"):
+        logic.beginRun(None)
+    with pytest.raises(InputError, match="already holds a segment"):
+        logic.beginRun(volume_node, foreign)
+
+
+def test_a_run_that_cannot_be_written_leaves_no_folder(logic, volume_node, monkeypatch, tmp_path):
+    def full(*arguments):
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(protocol, "write_job", full)
+    with pytest.raises(ResourceError):
+        logic.beginRun(volume_node)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+
+
+def test_a_run_takes_its_folder_along(logic, volume_node):
+    run = logic.beginRun(volume_node)
+    run.close()
+    run.close()
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("kind", [None, "linear", "grid"])
+def test_a_point_in_the_world_is_one_in_the_ct(run, volume_node, add_node, kind):
+    """As it is seen: under the volume's parent transform, also one that bends."""
+    point = [12.0, -30.0, -400.0]
+    if kind == "linear":
+        transform = add_node("vtkMRMLLinearTransformNode")
+        matrix = slicer.util.vtkMatrixFromArray(
+            np.array(
+                [
+                    [0.0, -1.0, 0.0, 7.0],
+                    [1.0, 0.0, 0.0, -3.0],
+                    [0.0, 0.0, 1.0, 20.0],
+                    [0.0, 0.0, 0.0, 1.0],
+                ]
+            )
+        )
+        transform.SetMatrixTransformToParent(matrix)
+    elif kind == "grid":
+        displacements = vtk.vtkImageData()
+        displacements.SetDimensions(2, 2, 2)
+        displacements.SetOrigin(-500, -500, -900)
+        displacements.SetSpacing(1000, 1000, 1000)
+        displacements.AllocateScalars(vtk.VTK_DOUBLE, 3)
+        displacements.GetPointData().GetScalars().Fill(4.0)
+        bend = slicer.vtkOrientedGridTransform()
+        bend.SetDisplacementGridData(displacements)
+        transform = add_node("vtkMRMLGridTransformNode")
+        transform.SetAndObserveTransformToParent(bend)
+    if kind:
+        volume_node.SetAndObserveTransformNodeID(transform.GetID())
+    world = [0.0, 0.0, 0.0]
+    to_world = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        volume_node.GetParentTransformNode(), None, to_world
+    )
+    to_world.TransformPoint(point, world)
+    x, y, z = run.regionRequest(world)["point_lps_mm"]
+    assert (-x, -y, z) == pytest.approx(point, abs=1e-3)
+
+
+def test_a_region_is_searched_in_the_liver_that_is_given(logic, run, labels, volume_node):
+    request = run.regionRequest((0, 0, 0))
+    assert (request["do"], request["folder"]) == ("region", str(run.folder))
+    assert not (run.folder / protocol.LIVER).exists()
+    run.regionRequest((0, 0, 0), liver=labels > 0)
+    assert np.array_equal(protocol.read_array(run.folder / protocol.LIVER), labels > 0)
+    run.regionRequest((0, 0, 0))
+    assert not (run.folder / protocol.LIVER).exists()
+    slicer.mrmlScene.RemoveNode(volume_node)
+    with pytest.raises(InputError, match="was removed"):
+        run.regionRequest((0, 0, 0))
+
+
+def test_what_is_at_a_point(logic, run, labels):
+    mask = np.ones((4, 6, 8), dtype=bool)
+    protocol.write_found(run.folder, protocol.Found((4, 8, 9), mask, 0.3, 0.456))
+    found = logic.readRegion(run)
+    expected = np.zeros(SHAPE, dtype=bool)
+    expected[4:8, 8:14, 9:17] = True
+    assert np.array_equal(found.mask, expected)
+    assert found.threshold == 0.3
+    assert found.message == "A lesion was found here, with a mean tumor probability of 46 %."
+    protocol.write_found(run.folder, None)
+    found = logic.readRegion(run)
+    assert found.mask is None
+    assert found.message.startswith("No tumor found here.")
+
+
 def test_parameter_node_belongs_to_the_scene_and_starts_with_automatic(logic, volume_node):
     parameters = logic.getParameterNode()
     assert parameters.device is module.Device.AUTO
     assert parameters.inputVolume is None
     parameters.inputVolume = volume_node
     assert logic.getParameterNode().inputVolume is volume_node
-
-
-def test_describe_says_when_there_is_no_tumor(logic, volume_node, labels):
-    assert module.describe(logic.process(volume_node).measurement) == (
-        "Liver 11 mL. Tumors: 2, 0.4 mL, 3.3 % of the liver."
-    )
-    labels[labels == 2] = 1
-    assert module.describe(logic.process(volume_node).measurement) == "Liver 11 mL. No tumor found."
 
 
 def test_device_names_are_those_of_the_engine():
@@ -269,7 +436,7 @@ def test_the_panel_needs_nothing_that_apply_installs(tmp_path):
     code = (
         BLOCKED.format(names=("torch", "safetensors", "skimage", "tqdm", "pydicom", "nibabel"))
         + CHECKOUT
-        + "from LiverTumorSegGUI import dependencies, nodes\n"
+        + "from LiverTumorSegGUI import dependencies, endings, nodes, run\n"
         "import LiverTumorSegLib\n"
         "LiverTumorSeg.installedModels('liver')\n"
         "print(LiverTumorSegLib.__file__)"

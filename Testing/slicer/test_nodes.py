@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import slicer
 import slicer.util
 import vtk
-from grids import DIRECTIONS, OBLIQUE, ijk_to_ras, rotation
+from grids import (
+    DIRECTIONS,
+    OBLIQUE,
+    TRANSFORMS,
+    grid_transform,
+    ijk_to_ras,
+    rigid_transform,
+    rotation,
+    stretching_transform,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vtk.util.numpy_support import vtk_to_numpy
 
 from LiverTumorSegGUI import nodes
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.measure import Lesion, Measurement, measure
+from LiverTumorSegLib.measure import COLUMNS, Lesion, Measurement, measure
+from LiverTumorSegLib.seg_nrrd import ORIGIN_TAG
 
 SHAPE = (20, 40, 48)
 
@@ -192,46 +202,6 @@ def slicers_centroid(segmentation_node, segment_id):
     table = statistics.GetOutput()
     assert table.GetNumberOfRows() == 1
     return table.GetColumnByName("Centroid").GetTuple(0)
-
-
-def rigid_transform(add_node):
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation(2, 35) @ rotation(0, 10)
-    matrix[:3, 3] = (30, -20, 10)
-    node = add_node("vtkMRMLLinearTransformNode", "Patient moved")
-    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-    return node
-
-
-def stretching_transform(add_node):
-    node = add_node("vtkMRMLLinearTransformNode", "Stretch")
-    matrix = np.diag([1.5, 0.8, 1.0, 1.0])
-    node.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
-    return node
-
-
-def grid_transform(add_node):
-    """What Slicer puts above a CT with uneven slice spacing, but stronger."""
-    grid = vtk.vtkImageData()
-    grid.SetDimensions(12, 12, 12)
-    grid.SetSpacing(40, 40, 40)
-    grid.SetOrigin(-250, -250, -600)
-    grid.AllocateScalars(vtk.VTK_DOUBLE, 3)
-    k, j, i = np.mgrid[0:12, 0:12, 0:12]
-    shift_mm = np.stack([8 * np.sin(j / 2), 6 * np.cos(i / 2), 4 * np.sin(k)], axis=-1)
-    vtk_to_numpy(grid.GetPointData().GetScalars())[:] = shift_mm.reshape(-1, 3)
-    transform = slicer.vtkOrientedGridTransform()
-    transform.SetDisplacementGridData(grid)
-    node = add_node("vtkMRMLGridTransformNode", "Acquisition")
-    node.SetAndObserveTransformToParent(transform)
-    return node
-
-
-TRANSFORMS = {
-    "rigid": rigid_transform,
-    "stretching": stretching_transform,
-    "grid": grid_transform,
-}
 
 
 @pytest.mark.parametrize("make_transform", TRANSFORMS.values(), ids=TRANSFORMS)
@@ -428,7 +398,7 @@ def test_seg_nrrd_of_the_node_reloads_exactly(
         new = loaded.GetSegmentation().GetSegment(segment_id)
         assert new.GetName() == old.GetName()
         assert new.GetColor() == pytest.approx(old.GetColor(), abs=1e-6)
-        for tag in (slicer.vtkSegment.GetTerminologyEntryTagName(), nodes.ORIGIN_TAG):
+        for tag in (slicer.vtkSegment.GetTerminologyEntryTagName(), ORIGIN_TAG):
             assert text_tag(new, tag) == text_tag(old, tag)
     # A result loaded from disk is still ours: a new run may replace it.
     write(np.where(labels == 2, 1, labels).astype(np.uint8), node, loaded)
@@ -465,39 +435,102 @@ def test_any_labels_on_any_grid_read_back_exactly(scene, read_back, data):
 # ---- lesions -> table
 
 LESIONS = (
-    Lesion(1, 12.5, 40.25, 20.0, 61.5, 12.0, -30.5, 12.25, -401.0, 8.5),
-    Lesion(2, 0.5, 9.0, 7.5, 55.0, 9.25, 10.0, -3.5, -380.75, 0.25),
+    Lesion(
+        *(1, 12.5, 40.25, 20.0, 61.5, 12.0, -30.5, 12.25, -401.0, 8.5, 0.75, 0.0, True),
+        long_axis_ends_mm=((0.0, 0.0, 0.0), (40.25, 0.0, 0.0)),
+        short_axis_ends_mm=((10.0, 0.0, 0.0), (10.0, 20.0, 0.0)),
+    ),
+    Lesion(
+        *(2, 0.5, 9.0, 7.5, 55.0, 9.25, 10.0, -3.5, -380.75, 0.25, 0.5, None, False),
+        long_axis_ends_mm=((0.0, 0.0, 0.0), (9.0, 0.0, 0.0)),
+        short_axis_ends_mm=((1.0, 0.0, 0.0), (1.0, 7.5, 0.0)),
+    ),
 )
 
 
-def test_table_has_a_typed_column_with_unit_for_every_field(add_node):
+STRINGS = {"segment": ["Tumor 1", "Tumor 2"], "touches_edge": ["yes", "no"]}
+COLUMN_NAMES = ["segment", *COLUMNS, "status"]
+
+
+def test_table_has_a_typed_column_with_unit_for_every_number(add_node):
     table_node = add_node("vtkMRMLTableNode", "Lesions")
     nodes.write_lesion_table(Measurement(147.0, 13.0, 8.75, LESIONS), table_node)
     assert table_node.GetNumberOfRows() == 2
     columns = [table_node.GetColumnName(index) for index in range(table_node.GetNumberOfColumns())]
-    assert columns == [field.name for field in fields(Lesion)]
-    units = {"ml": "mL", "mm": "mm", "hu": "HU", "percent": "%", "lesion": ""}
+    assert columns == COLUMN_NAMES
+    units = {"ml": "mL", "mm": "mm", "hu": "HU", "percent": "%"}
     for name in columns:
-        assert table_node.GetColumnUnitLabel(name) == units[name.split("_")[-1]]
+        assert table_node.GetColumnUnitLabel(name) == units.get(name.split("_")[-1], "")
         assert table_node.GetColumnDescription(name)
         assert table_node.GetColumnTitle(name)
         array = table_node.GetTable().GetColumnByName(name)
-        assert array.GetClassName() == ("vtkIntArray" if name == "lesion" else "vtkDoubleArray")
-        assert [array.GetValue(row) for row in range(2)] == [getattr(x, name) for x in LESIONS]
+        values = [array.GetValue(row) for row in range(2)]
+        if name == "status":
+            assert values == ["To review", "To review"]
+        elif name in STRINGS:
+            assert values == STRINGS[name]
+        else:
+            assert array.GetClassName() == ("vtkIntArray" if name == "lesion" else "vtkDoubleArray")
+            expected = [math.nan if x is None else x for x in (getattr(x, name) for x in LESIONS)]
+            assert values == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_column_without_any_number_is_left_out(add_node):
+    table_node = add_node("vtkMRMLTableNode", "Lesions")
+    without = tuple(replace(lesion, mean_probability=None) for lesion in LESIONS)
+    nodes.write_lesion_table(Measurement(147.0, 13.0, 8.75, without), table_node)
+    columns = [table_node.GetColumnName(index) for index in range(table_node.GetNumberOfColumns())]
+    assert columns == [name for name in COLUMN_NAMES if name != "mean_probability"]
 
 
 def test_table_is_reused_and_may_be_empty(add_node, tmp_path):
     table_node = add_node("vtkMRMLTableNode", "Lesions")
     nodes.write_lesion_table(Measurement(147.0, 13.0, 8.75, LESIONS), table_node)
     nodes.write_lesion_table(Measurement(147.0, 0.0, 0.0, ()), table_node)
-    assert table_node.GetNumberOfColumns() == len(fields(Lesion))
+    assert table_node.GetNumberOfColumns() == len(COLUMN_NAMES)
     assert table_node.GetNumberOfRows() == 0
     nodes.write_lesion_table(Measurement(147.0, 12.5, 8.5, LESIONS[:1]), table_node)
     storage = add_node("vtkMRMLTableStorageNode")
     storage.SetFileName(str(tmp_path / "lesions.csv"))
     assert storage.WriteData(table_node)
     header, row = (tmp_path / "lesions.csv").read_text().splitlines()
-    assert header.replace('"', "") == ",".join(field.name for field in fields(Lesion))
-    assert [float(text) for text in row.replace('"', "").split(",")] == [
-        getattr(LESIONS[0], field.name) for field in fields(Lesion)
-    ]
+    assert header.replace('"', "") == ",".join(COLUMN_NAMES)
+    cells = row.replace('"', "").split(",")
+    assert (cells[0], cells[-2], cells[-1]) == ("Tumor 1", "yes", "To review")
+    expected = [getattr(LESIONS[0], name) for name in COLUMNS[:-1]]
+    assert [float(text) for text in cells[1:-2]] == expected
+
+
+# ---- DICOM SEG
+
+
+@pytest.fixture
+def exportable(add_ct, ct, labels, segmentation):
+    """A result on a CT as Slicer's DICOM module loads it."""
+    node = add_ct(ct)
+    node.SetAttribute("DICOM.instanceUIDs", "1.2.3.1 1.2.3.2")
+    write(labels, node, segmentation)
+    return node
+
+
+def test_a_result_on_a_ct_from_the_dicom_database_can_be_exported(exportable, segmentation):
+    assert nodes.export_prerequisites(exportable, segmentation) == ()
+
+
+def test_what_stands_against_the_export_is_said(exportable, segmentation, add_ct, add_node, ct):
+    segmentation.GetSegmentation().AddEmptySegment("mine", "Mine")
+    segmentation.GetSegmentation().GetSegment("mine").RemoveTag(
+        slicer.vtkSegment.GetTerminologyEntryTagName()
+    )
+    exportable.RemoveAttribute("DICOM.instanceUIDs")
+    segmentation.SetAndObserveTransformNodeID(rigid_transform(add_node).GetID())
+    from_file, transform, terminology = nodes.export_prerequisites(exportable, segmentation)
+    assert "'CT' was not loaded from Slicer's DICOM database" in from_file
+    assert "under a transform, which DICOM SEG cannot hold" in transform
+    assert "'Mine' has no terminology" in terminology
+    other = add_ct(ct, name="Other")
+    assert any(
+        "does not belong to 'Other'" in x for x in nodes.export_prerequisites(other, segmentation)
+    )
+    segmentation.GetSegmentation().RemoveAllSegments()
+    assert "There is no segment to export." in nodes.export_prerequisites(exportable, segmentation)
