@@ -25,8 +25,12 @@ help:
 demo: $(ENGINE)
 	@$(PY) -m LiverTumorSegLib segment $(SAMPLE) -o demo
 
+# In processes of their own: what OpenVINO, the trainer's loading processes and Qt each change in a process
+# has ended it when they came together.
 test: $(TOOLS)
-	@$(PY) -m pytest -n auto --dist loadfile
+	@$(PY) -m pytest -n auto --dist loadfile Testing/engine Testing/packaging
+	@$(PY) -m pytest -n auto --dist loadfile Testing/training
+	@$(PY) -m pytest Testing/gui Testing/slicer
 
 lint: $(TOOLS)
 	@$(PY) -m ruff check

@@ -191,10 +191,13 @@ def train(
         steps = len(shares_of_batches(samples, epoch=0))
         epochs = range(len(learner.rows), job.recipe.training.epochs)
         shares = (share for epoch in epochs for share in shares_of_batches(samples, epoch))
-        batches = load(samples, shares, device)
         first = process_number() == 0
         boards = open_board(run, learner.rows) if first else contextlib.nullcontext()
-        with progress_bar(learner, steps) as bar, boards as board:
+        with (
+            contextlib.closing(load(samples, shares, device)) as batches,
+            progress_bar(learner, steps) as bar,
+            boards as board,
+        ):
             while not is_over(learner):
                 row = train_epoch(learner, batches, steps, bar)
                 if is_validated(learner, job):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,18 @@ class Trained:
     tumor: Path
     together: Path
     alone: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_openvino() -> Iterator[None]:
+    """Its use of the CPU's matrix tiles lets a later signal end a process that trained, too.
+
+    Seen here, in a virtual machine: loading workers install a handler for ended children, and the
+    kernel could not call it any more (SIGSEGV, SI_KERNEL) once OpenVINO had run in the process.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("LiverTumorSegLib.segment.pick_backend", lambda backend, device: "torch")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,8 @@ def test_ctrl_c_at_a_terminal_stops_all_processes(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not list(records.glob("*.json")) and process.poll() is None:
             time.sleep(0.05)

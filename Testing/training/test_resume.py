@@ -199,6 +199,8 @@ def test_ctrl_c_in_a_terminal_stops_all_processes_without_a_traceback(
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 300
