@@ -7,6 +7,7 @@ process alone decides and writes. Without torchrun there is one process, and all
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -40,7 +41,10 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         device = own_gpu()
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     yield device
-    # Not after an error: the others may never come to it.
+    # Not after an error: the others may never come to it. What still refers to the group is let go
+    # of first, and no process leaves while another needs it, or its threads end that process.
+    gc.collect()
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
