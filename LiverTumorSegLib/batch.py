@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from LiverTumorSegLib.case import identity_of, run_case
-from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.case import Setup, run_case
 from LiverTumorSegLib.errors import EXIT_BUG, Cancelled, InputError, outcome_of
 from LiverTumorSegLib.report import REPORT
 from LiverTumorSegLib.segment import ProgressHook
@@ -38,13 +37,7 @@ class Row:
 def run_batch(
     folder: Path,
     outdir: Path,
-    liver: Model,
-    tumor: Model,
-    *,
-    device: str,
-    backend: str,
-    flips: bool,
-    probabilities: bool,
+    setup: Setup,
     on_progress: ProgressHook,
     on_case: Callable[[Row, int, int], None],
 ) -> None:
@@ -57,12 +50,7 @@ def run_batch(
     Args:
         folder: holds NIfTI, NRRD or MHA files, and a folder for each DICOM series.
         outdir: made if it does not exist.
-        liver: weights of the liver stage.
-        tumor: weights of the tumor stage.
-        device: as for `segment.segment`, like backend, flips and probabilities.
-        backend: see there.
-        flips: see there.
-        probabilities: also write them.
+        setup: as for `run_case`.
         on_progress: as for `run_case`, for each case anew.
         on_case: called after each case with its row, its number from 1 on, and how many there are.
 
@@ -72,22 +60,12 @@ def run_batch(
     sources = cases_in(folder, outdir)
     rows: list[Row] = []
     for name, source in sources.items():
-        row = finished(name, source, outdir / name, liver, tumor)
+        row = finished(name, source, outdir / name, setup)
         if row is None:
             start = time.perf_counter()
             try:
-                run_case(
-                    source,
-                    outdir / name,
-                    liver,
-                    tumor,
-                    device=device,
-                    backend=backend,
-                    flips=flips,
-                    probabilities=probabilities,
-                    on_progress=on_progress,
-                )
-                row = finished(name, source, outdir / name, liver, tumor)
+                run_case(source, outdir / name, setup, on_progress)
+                row = finished(name, source, outdir / name, setup)
             except Cancelled:
                 raise
             except Exception as error:
@@ -137,13 +115,13 @@ def cases_in(folder: Path, outdir: Path) -> dict[str, Path]:
     return cases
 
 
-def finished(name: str, source: Path, outdir: Path, liver: Model, tumor: Model) -> Row | None:
+def finished(name: str, source: Path, outdir: Path, setup: Setup) -> Row | None:
     """The row of a case that is done, by its report; None where it is not, or by other models."""
     try:
         report = json.loads((outdir / REPORT).read_text(encoding="utf-8"))
         if report["input"] != source.resolve().name:
             return None
-        if report["models"] != identity_of(liver, tumor):
+        if report["models"] != setup.identity():
             return None
         return Row(
             name,

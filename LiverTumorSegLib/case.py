@@ -29,29 +29,32 @@ class Case:
     measurement: Measurement
 
 
-def run_case(
-    source: Path,
-    outdir: Path,
-    liver: Model,
-    tumor: Model,
-    *,
-    device: str,
-    backend: str,
-    flips: bool,
-    probabilities: bool,
-    on_progress: ProgressHook,
-) -> Case:
+@dataclass(frozen=True)
+class Setup:
+    """How CTs are segmented: the models of both stages, and the choices of `segment.segment`."""
+
+    liver: Model
+    tumor: Model
+    device: str
+    backend: str
+    flips: bool
+    probabilities: bool
+
+    def identity(self) -> dict[str, dict[str, str]]:
+        """The models as a report names them."""
+        models = {"liver": self.liver, "tumor": self.tumor}
+        return {
+            target: {"name": model.name, "sha256": model.sha256} for target, model in models.items()
+        }
+
+
+def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook) -> Case:
     """Segment and measure one CT; its folder gets all files of `report` at once or none.
 
     Args:
         source: a NIfTI, NRRD or MHA file, or a DICOM folder.
         outdir: made if it does not exist.
-        liver: weights of the liver stage.
-        tumor: weights of the tumor stage.
-        device: as for `segment.segment`, like backend, flips and probabilities.
-        backend: see there.
-        flips: see there.
-        probabilities: also write them.
+        setup: with `probabilities`, these are written too.
         on_progress: called with ("Read", "Report" or a stage of `segment`, share done); cancels by
             raising.
 
@@ -70,15 +73,15 @@ def run_case(
         volume = read_volume(source)
     on_progress("Read", 1.0)
     with staged(outdir, FILE_NAMES) as folder:
-        device = str(pick_device(device))
+        device = str(pick_device(setup.device))
         segmentation = segment(
             volume,
-            liver,
-            tumor,
+            setup.liver,
+            setup.tumor,
             device=device,
-            backend=backend,
-            flips=flips,
-            probabilities=probabilities,
+            backend=setup.backend,
+            flips=setup.flips,
+            probabilities=setup.probabilities,
             on_progress=on_progress,
         )
         on_progress("Report", 0.0)
@@ -88,18 +91,10 @@ def run_case(
             )
         timings_s = {**timings_s, **segmentation.timings_s}
         segmentation = dataclasses.replace(segmentation, timings_s=timings_s)
-        run = Run(source.resolve().name, identity_of(liver, tumor), device)
+        run = Run(source.resolve().name, setup.identity(), device)
         write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
     on_progress("Report", 1.0)
     return Case(volume, segmentation, measurement)
-
-
-def identity_of(liver: Model, tumor: Model) -> dict[str, dict[str, str]]:
-    """The models as a report names them."""
-    models = {"liver": liver, "tumor": tumor}
-    return {
-        target: {"name": model.name, "sha256": model.sha256} for target, model in models.items()
-    }
 
 
 @contextlib.contextmanager

@@ -19,10 +19,14 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from LiverTumorSegLib import __version__
 from LiverTumorSegLib.errors import EXIT_BUG, outcome_of
 from LiverTumorSegLib.progress import JsonProgress, NoProgress, Progress, TextProgress
+
+if TYPE_CHECKING:
+    from LiverTumorSegLib.case import Setup
 
 DISCLAIMER = "Not for clinical use."
 REPORT_BUG = "This is a bug. Please report it with the command and all the lines above."
@@ -146,22 +150,25 @@ def _progress(kind: str) -> Progress:
     return JsonProgress(sys.stdout) if kind == "json" else NoProgress()
 
 
-def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.case import run_case
+def _setup(arguments: argparse.Namespace) -> Setup:
+    from LiverTumorSegLib.case import Setup
     from LiverTumorSegLib.checkpoint import load_models
-    from LiverTumorSegLib.report import FILE_NAMES, summary_of, table_text
 
-    outdir = arguments.outdir
-    case = run_case(
-        arguments.input,
-        outdir,
+    return Setup(
         *load_models(arguments.liver, arguments.tumor),
         device=arguments.device,
         backend=arguments.backend,
         flips=arguments.tta,
         probabilities=arguments.probabilities,
-        on_progress=progress,
     )
+
+
+def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
+    from LiverTumorSegLib.case import run_case
+    from LiverTumorSegLib.report import FILE_NAMES, summary_of, table_text
+
+    outdir = arguments.outdir
+    case = run_case(arguments.input, outdir, _setup(arguments), progress)
     progress.close()
     if isinstance(progress, JsonProgress):
         progress.emit("result", summary_of(case.measurement))
@@ -179,7 +186,6 @@ def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
 
 def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
     from LiverTumorSegLib.batch import TABLE, Row, run_batch
-    from LiverTumorSegLib.checkpoint import load_models
 
     def tell(row: Row, number: int, count: int) -> None:
         progress.close()
@@ -191,17 +197,7 @@ def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
             found = f"liver {row.liver_ml:.1f} mL, {row.tumors} tumors, {row.tumor_ml:.1f} mL"
         print(f"{number}/{count} {row.case}: {row.status}. {found}", flush=True)
 
-    run_batch(
-        arguments.input,
-        arguments.outdir,
-        *load_models(arguments.liver, arguments.tumor),
-        device=arguments.device,
-        backend=arguments.backend,
-        flips=arguments.tta,
-        probabilities=arguments.probabilities,
-        on_progress=progress,
-        on_case=tell,
-    )
+    run_batch(arguments.input, arguments.outdir, _setup(arguments), progress, tell)
     if not isinstance(progress, JsonProgress):
         print(arguments.outdir / TABLE)
         print(DISCLAIMER)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from LiverTumorSegLib import checkpoint, cli
 from LiverTumorSegLib.batch import TABLE, Row, run_batch
+from LiverTumorSegLib.case import Setup
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import Cancelled, InputError
 from LiverTumorSegLib.report import LABELS, REPORT
@@ -48,17 +49,15 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, outdir: Path, **changes: Any) -> list[tuple[Row, int, int]]:
     """The calls of on_case."""
     told: list[tuple[Row, int, int]] = []
-    options: dict[str, Any] = {
-        "liver": LIVER,
-        "tumor": TUMOR,
-        "device": "cpu",
-        "backend": "torch",
-        "flips": False,
-        "probabilities": False,
-        "on_progress": lambda stage, fraction: None,
-        "on_case": lambda *arguments: told.append(arguments),
-    }
-    run_batch(folder, outdir, **{**options, **changes})
+    setup = Setup(LIVER, TUMOR, device="cpu", backend="torch", flips=False, probabilities=False)
+    on_progress = changes.pop("on_progress", lambda stage, fraction: None)
+    run_batch(
+        folder,
+        outdir,
+        replace(setup, **changes),
+        on_progress,
+        lambda *arguments: told.append(arguments),
+    )
     return told
 
 

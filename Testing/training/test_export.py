@@ -72,10 +72,10 @@ class Trained:
 
 @pytest.fixture(scope="module", autouse=True)
 def without_openvino() -> Iterator[None]:
-    """Its use of the CPU's matrix tiles lets a later signal end a process that trained, too.
+    """A process that trained and then ran OpenVINO was ended by the end of its next child.
 
-    Seen here, in a virtual machine: loading workers install a handler for ended children, and the
-    kernel could not call it any more (SIGSEGV, SI_KERNEL) once OpenVINO had run in the process.
+    Why is not known: the kernel could not call the handler for ended children that torch's loading
+    workers install (SIGSEGV, SI_KERNEL, seen in a virtual machine).
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("LiverTumorSegLib.segment.pick_backend", lambda backend, device: "torch")

@@ -25,6 +25,8 @@ from Training.losses import total_loss
 from Training.parallel import from_all, from_first, joined, process_count, process_number
 from Training.train import Samples, main, overridden, shares_of_batches
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # A norm of each sample and a loss of each sample, so that a batch can be divided; outputs that the
 # loss leaves out; an average; two steps of four samples, and one sample that fills no batch.
 DIVISIBLE = (
@@ -38,15 +40,6 @@ DIVISIBLE = (
     "training.ema_decay=0.9",
     "training.validate_every_epochs=1",
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """A few threads for each process would be slower on tiny tensors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

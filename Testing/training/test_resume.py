@@ -21,6 +21,8 @@ from Testing.training.tiny_runs import ROOT, assert_same_run, command, rows, sta
 from Training import train
 from Training.train import main, total_loss
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Three epochs of two steps, all validated; dropout, an average, and a rate that changes.
 OPTIONS = (
     "--fold",
@@ -30,15 +32,6 @@ OPTIONS = (
     "--set",
     "training.validate_every_epochs=1",
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Sums in one order, so that two runs can agree to the bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

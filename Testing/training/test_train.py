@@ -25,6 +25,8 @@ from Training.schedule import learning_rate
 from Training.train import bf16_is_usable, laid_out, main, overridden
 from Training.validation import held_out_dice
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 COLUMNS = [
     *TOLD[:3],
@@ -33,15 +35,6 @@ COLUMNS = [
     *TOLD[3:],
     "seconds_validating",
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Sums in one order, so that two runs can agree to the bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
