@@ -14,7 +14,7 @@ from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.recipe import from_plain
 from LiverTumorSegLib.volume import Volume
 
-FORMAT = 2  # goes up when older folders must be prepared again
+FORMAT = 3  # goes up when older folders must be prepared again
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Case:
         name: of the case, and of its files.
         patient: whom it shows; several cases may show one patient, and no split parts them.
         geometry: the CT's own grid, its spacing repaired where that was needed and possible.
+        spacing_known: False where lengths and volumes in mm and mL are wrong.
         liver_ml: volume of the liver with its tumors.
         tumor_ml: volume of the tumors.
         lesions: connected components of the tumors.
@@ -34,6 +35,7 @@ class Case:
     name: str
     patient: str
     geometry: Geometry
+    spacing_known: bool
     liver_ml: float
     tumor_ml: float
     lesions: int
@@ -48,7 +50,6 @@ class Origin:
         layout: the data set's, as in `Training.layouts`.
         files: what was read, the CT first, relative to the folder that was prepared.
         ct_sha256: of the HU alone, equal for copies of one CT.
-        spacing_known: False where lengths and volumes in mm and mL are wrong.
         repairs: what was mended, by reading or by preparing.
         warnings: what a person should look at.
     """
@@ -56,7 +57,6 @@ class Origin:
     layout: str
     files: tuple[str, ...]
     ct_sha256: str
-    spacing_known: bool
     repairs: tuple[str, ...]
     warnings: tuple[str, ...]
 

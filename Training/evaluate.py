@@ -122,6 +122,10 @@ def evaluate(
         output / SCORES, scores, [origin for rows in origins.values() for origin in rows]
     )
     check_writable(output)
+    for case in cases:
+        if not case.spacing_known:
+            told = f"warning: {case.name}: its spacing is not known; its mm and mL are wrong"
+            print(told, file=sys.stderr)
     for case in tqdm(cases, desc="evaluate", unit="case"):
         new, new_lesions = evaluate_case(data, case, models, origins[case.name], device)
         scores = merged(scores, new)

@@ -207,6 +207,18 @@ def test_liver_weights_alone_measure_the_liver(made: Made, tmp_path: Path) -> No
     assert read_lesions(tmp_path / "lesions.csv") == []
 
 
+def test_lengths_of_an_unknown_spacing_are_warned_of(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(made.data, tmp_path / "data"))
+    plain = json.loads((data / "dataset.json").read_text())
+    plain["cases"][0]["spacing_known"] = False
+    (data / "dataset.json").write_text(json.dumps(plain))
+    run(replace(made, data=data), tmp_path / "out", "--cases", "case0", "case1", weights="liver")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert told == ["warning: case0: its spacing is not known; its mm and mL are wrong"]
+
+
 def test_mirrored_images_are_averaged(made: Made, measured: Path, tmp_path: Path) -> None:
     data = read_data_set(made.data)
     model, case = load_model(str(made.both)), data.cases[0]

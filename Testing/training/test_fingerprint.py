@@ -78,6 +78,7 @@ def case_of(volume: Volume, labels: np.ndarray, name: str) -> tuple[Case, object
         name,
         name,
         volume.geometry,
+        True,
         measurement.liver_volume_ml,
         float(measurement.tumor_volume_ml),
         len(measurement.lesions),

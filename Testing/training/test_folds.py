@@ -22,7 +22,7 @@ SHARES = Split("some", test_numbers=None, test_share=0.1, validation_share=1 / 9
 
 
 def case_of(name: str, patient: str, tumor_ml: float = 0.0) -> Case:
-    return Case(name, patient, GRID, liver_ml=1.0, tumor_ml=tumor_ml, lesions=0, sha256="")
+    return Case(name, patient, GRID, True, liver_ml=1.0, tumor_ml=tumor_ml, lesions=0, sha256="")
 
 
 def numbered(count: int, name: str = "volume-{}") -> tuple[Case, ...]:

@@ -18,8 +18,8 @@ from Training.dataset import Case, Origin
 from Training.fingerprint import Fingerprint, HuCounts, LesionSize
 from Training.overview import BINS, histogram, overview_html
 
-CASE = Case("a", "p", Geometry((40, 50, 60), (2.5, 0.7, 0.7)), 1500.0, 30.0, 2, "")
-ORIGIN = Origin("LiTS", ("volume-0.nii",), "", True, ("mended <b>",), ("look & see",))
+CASE = Case("a", "p", Geometry((40, 50, 60), (2.5, 0.7, 0.7)), True, 1500.0, 30.0, 2, "")
+ORIGIN = Origin("LiTS", ("volume-0.nii",), "", ("mended <b>",), ("look & see",))
 FINGERPRINT = Fingerprint(
     HuCounts(100, (1, 2, 1)), HuCounts(50, (4,)), (LesionSize(29.0, 41.4), LesionSize(1.0, 12.0))
 )

@@ -402,7 +402,6 @@ def test_where_a_case_came_from_is_told(cases: Path) -> None:
     origin = told["origins"]["case1"]
     assert origin["layout"] == "a folder a case"
     assert origin["files"] == ["case1/ct.nii.gz", "case1/label.nii.gz"]
-    assert origin["spacing_known"] is True
     assert str(cases) not in json.dumps(told)
 
 
@@ -438,9 +437,10 @@ def test_the_spacing_of_lits_28_is_repaired_where_it_is_known(
     ]
     for name in ("volume-29", "volume-44"):  # another number of slices; not in the table
         assert of[name].geometry.spacing_mm == (1.0, 1.0, 1.0)
-        assert origins[name]["spacing_known"] is False
+        assert not of[name].spacing_known
         assert "the true spacing is not known" in origins[name]["warnings"][0]
-    assert origins["case0"]["spacing_known"] is True
+    assert of["volume-28"].spacing_known
+    assert of["case0"].spacing_known
 
 
 def test_copies_of_one_patient_are_kept_together(
