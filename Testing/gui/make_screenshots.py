@@ -52,7 +52,7 @@ def main() -> None:
         save(panel, "panel_input.png")
         ui.inputDetailsButton.click()
         ui.applyButton.click()
-        desktop.wait_until(lambda: "Finding tumors, about" in ui.statusLabel.text, 3600)
+        desktop.wait_until(lambda: "Finding tumors, " in ui.statusLabel.text, 3600)
         save(panel, "panel_running.png")
         desktop.wait_until(lambda: not job.busy, 3600)
         ui.lesionTableWidget.selectRow(0)
