@@ -2,29 +2,30 @@
 
 Nothing in such a file is ever executed. The file's metadata holds the recipe and the card as JSON,
 and a digest of both and of the tensors, which is checked before they are used. Weights have names
-where they lie in one of two folders: the embedded ones, and those a user adds to `models_folder`.
+where they lie in one of two folders: the embedded ones, and those a user adds to
+`folders.models_folder`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.folders import models_folder
 from LiverTumorSegLib.recipe import Recipe, from_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from LiverTumorSegLib.backends import Predictor
+
 FORMAT = "LiverTumorSeg-1"
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-FOLDER_VARIABLE = "LIVERTUMORSEG_MODELS"
 OTHER_WEIGHTS = (".pt", ".pth", ".ckpt", ".onnx")
 Card = dict[str, Any]
 
@@ -51,8 +52,8 @@ class ModelInfo:
 class Model:
     """A network with its weights, in evaluation mode, and what it was made with.
 
-    `predictors` keeps the function last made of the network (see `stage.slice_predictor`), because
-    OpenVINO takes seconds to make one.
+    `predictors` keeps what was last made of the network (see `stage.slice_predictor`), because
+    OpenVINO may take seconds to make one.
     """
 
     name: str
@@ -60,9 +61,7 @@ class Model:
     card: Card
     sha256: str
     network: nn.Module
-    predictors: dict[object, Callable[[Tensor], Tensor]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    predictors: dict[object, Predictor] = field(default_factory=dict, repr=False, compare=False)
 
 
 def save_model(path: Path, network: nn.Module, recipe: Recipe, card: Card) -> str:
@@ -238,28 +237,6 @@ def find_model(name_or_path: str) -> Path:
         f"Model {name_or_path!r}: expected one of {sorted(listed)} or the path of a .safetensors "
         "weights file."
     )
-
-
-def models_folder() -> Path:
-    """The folder for a user's own weights files, which may not exist.
-
-    It is the one that the environment variable LIVERTUMORSEG_MODELS names, else
-    `LiverTumorSeg/models` where the system keeps what programs store for a user: %LOCALAPPDATA% on
-    Windows, ~/Library/Application Support on macOS, else $XDG_DATA_HOME or ~/.local/share.
-    """
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
-    try:
-        home = Path.home()
-    except RuntimeError:  # an account that has none
-        home = Path("/")
-    if sys.platform == "win32":
-        data = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        data = home / "Library" / "Application Support"
-    else:
-        data = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return data / "LiverTumorSeg" / "models"
 
 
 def list_models() -> tuple[ModelInfo, ...]:

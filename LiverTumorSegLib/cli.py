@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     progress = _progress(getattr(arguments, "progress", "none"))
-    with _terminate_as_interrupt():
+    with _log_to_stderr(getattr(arguments, "verbose", False)), _terminate_as_interrupt():
         try:
             arguments.command(arguments, progress)
             sys.stdout.flush()
@@ -120,9 +121,10 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--backend",
-        choices=("auto", "torch", "openvino"),
+        choices=("auto", "torch", "openvino", "openvino-bf16"),
         default="auto",
-        help="what computes on the CPU; auto takes OpenVINO where it is installed (default: auto)",
+        help="what computes on the CPU; auto takes OpenVINO, in float32, where it is installed; "
+        "bfloat16 is faster on CPUs that have it, and less exact (default: auto)",
     )
     command.add_argument("--tta", action="store_true", help="average over mirrored images (slower)")
     command.add_argument(
@@ -135,6 +137,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         choices=("text", "json", "none"),
         default="text",
         help="text: a bar on stderr; json: one JSON object a line on stdout (default: text)",
+    )
+    command.add_argument(
+        "--verbose", action="store_true", help="tell on stderr what runs by what, and each time"
     )
 
 
@@ -204,7 +209,8 @@ def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _models(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.checkpoint import models_folder, survey_models
+    from LiverTumorSegLib.checkpoint import survey_models
+    from LiverTumorSegLib.folders import models_folder
 
     found, faults = survey_models()
     for fault in faults:
@@ -244,6 +250,18 @@ def _models(arguments: argparse.Namespace, progress: Progress) -> None:
         print("  ".join(cells).rstrip())
     print(f"Weights files in the models folder are listed too: {models_folder()}")
     print(DISCLAIMER)
+
+
+@contextlib.contextmanager
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Show what the engine logs: warnings, or with `verbose` all that it tells."""
+    logger, handler = logging.getLogger("LiverTumorSegLib"), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @contextlib.contextmanager

@@ -179,14 +179,13 @@ def read_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def write_result(folder: Path, segmentation: Segmentation, device: str, backend: str) -> None:
+def write_result(folder: Path, segmentation: Segmentation, device: str) -> None:
     """Write a result: all of its files appear at once.
 
     Args:
         folder: of the job.
         segmentation: what was found.
         device: where the networks ran.
-        backend: what computed.
 
     Raises:
         ResourceError: the disk is full; the folder is as it was.
@@ -200,7 +199,7 @@ def write_result(folder: Path, segmentation: Segmentation, device: str, backend:
         "warnings": segmentation.warnings,
         "timings_s": segmentation.timings_s,
         "device": device,
-        "backend": backend,
+        "computed_by": segmentation.computed_by,
     }
     with staged(folder, (*arrays, RESULT)) as partial:
         for name, array in arrays.items():
@@ -217,7 +216,11 @@ def read_result(folder: Path) -> Segmentation:
         for name in (LIVER_PROBABILITY, TUMOR_PROBABILITY)
     )
     return Segmentation(
-        read_array(folder / LABELS), tuple(plain["warnings"]), plain["timings_s"], *probabilities
+        read_array(folder / LABELS),
+        tuple(plain["warnings"]),
+        plain["timings_s"],
+        plain["computed_by"],
+        *probabilities,
     )
 
 

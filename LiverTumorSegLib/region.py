@@ -24,7 +24,7 @@ from LiverTumorSegLib.recipe import Triple
 from LiverTumorSegLib.resample import apply_weights
 from LiverTumorSegLib.restore import axis_weights, likelihoods
 from LiverTumorSegLib.sliding_window import window_starts, window_within
-from LiverTumorSegLib.stage import output_of, slice_predictor
+from LiverTumorSegLib.stage import Way, output_of, slice_predictor
 from LiverTumorSegLib.volume import Volume
 
 NEAR_MM = 5.0
@@ -114,7 +114,7 @@ def find_at(
         search: from `prepare_search`.
         point_lps_mm: (x, y, z) in patient space.
         device: where to run.
-        backend: "torch" or "openvino".
+        backend: as `pick_backend` gives it.
         flips: average mirrored predictions.
         on_progress: told the share done, anew for each larger part; cancels by raising.
 
@@ -142,7 +142,7 @@ def find_at(
         part = search.image[tuple(slice(*edges) for edges in cut)]
         output = output_of(search.model)
         predict = slice_predictor(
-            search.model, _three(part.shape), output, search.low, device, backend, flips
+            search.model, _three(part.shape), output, search.low, Way(device), backend, flips
         )
         values = np.stack(list(predict(part, on_progress)), axis=1)
         tumor = likelihoods(values, recipe)["tumor"]

@@ -132,6 +132,7 @@ def report_of(
         "spacing_zyx_mm": list(volume.geometry.spacing_mm),
         "models": run.models,
         "device": run.device,
+        "computed_by": segmentation.computed_by,
         "liver": {"volume_ml": _rounded("volume_ml", measurement.liver_volume_ml)},
         "tumor_volume_ml": _rounded("volume_ml", measurement.tumor_volume_ml),
         "tumor_burden_percent": _rounded("burden_percent", measurement.tumor_burden_percent),

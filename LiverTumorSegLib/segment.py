@@ -38,7 +38,7 @@ def segment(
         tumor_model: weights with target "tumor" or "both". Where both are the same weights for both
             targets, the network runs once.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-        backend: "auto", "torch" or "openvino" (CPU only); the same masks but for rounding.
+        backend: one of `BACKENDS`; all but "openvino-bf16" give the same masks but for rounding.
         flips: average mirrored predictions (slower) along the axes the recipes name.
         probabilities: also return probabilities.
         on_progress: called with ("Liver" or "Tumor", share done), or with "Liver and tumor" where
@@ -58,6 +58,7 @@ def segment(
     torch_device = pick_device(device)
     backend = pick_backend(backend, torch_device)
     timings_s: dict[str, float] = {}
+    computed_by: dict[str, str] = {}
 
     def run(stage: str, model: Model, liver: np.ndarray | None = None) -> StageResult:
         start = time.perf_counter()
@@ -76,7 +77,9 @@ def segment(
             on_progress=report,
             liver=liver,
         )
-        timings_s[stage.lower().replace(" ", "_")] = time.perf_counter() - start
+        name = stage.lower().replace(" ", "_")
+        timings_s[name] = time.perf_counter() - start
+        computed_by[name] = result.computed_by
         return result
 
     found = run("Liver and tumor" if once else "Liver", liver_model)
@@ -84,7 +87,7 @@ def segment(
     labels = liver * np.uint8(LIVER)
     if not liver.any():
         warning = "No liver was found, so no tumor was searched for. Is this an abdominal CT?"
-        return Segmentation(labels, (warning,), timings_s, liver_probability, None)
+        return Segmentation(labels, (warning,), timings_s, computed_by, liver_probability, None)
     warnings = []
     if touches_border(liver):
         warnings.append(
@@ -94,4 +97,6 @@ def segment(
         found = run("Tumor", tumor_model, liver)
     labels[found.masks["tumor"]] = TUMOR
     tumor_probability = found.probabilities.get("tumor")
-    return Segmentation(labels, tuple(warnings), timings_s, liver_probability, tumor_probability)
+    return Segmentation(
+        labels, tuple(warnings), timings_s, computed_by, liver_probability, tumor_probability
+    )

@@ -15,6 +15,7 @@ class Segmentation:
         labels: uint8 (z, y, x); 0 background, 1 liver, 2 tumor.
         warnings: sentences a user should read.
         timings_s: seconds of each stage.
+        computed_by: for each stage, what its network ran by and in which precision.
         liver_probability: float16 (z, y, x) if asked for.
         tumor_probability: the same; 0 where no tumor was searched for.
     """
@@ -22,5 +23,6 @@ class Segmentation:
     labels: np.ndarray
     warnings: tuple[str, ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
+    computed_by: dict[str, str] = field(default_factory=dict)
     liver_probability: np.ndarray | None = None
     tumor_probability: np.ndarray | None = None

@@ -7,7 +7,6 @@ window is deep, so memory does not grow with the number of slices.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -42,8 +41,8 @@ class Output:
 class _Sums:
     """Of one output slice: weighted probabilities (C, *plane), and weights (*plane)."""
 
-    total: np.ndarray
-    weight: np.ndarray
+    total: Tensor
+    weight: Tensor
 
 
 def window_within(patch: Triple | None, shape: Triple) -> Triple:
@@ -100,7 +99,8 @@ def predict_slices(
     overlap: float,
     blend: str,
     flips: Sequence[int] = (),
-    device: torch.device | str = "cpu",
+    batch: int = 1,
+    buffers: torch.device | str = "cpu",
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Iterator[np.ndarray]:
     """Probabilities of an image of any number of dimensions, slice by slice of its first axis.
@@ -109,7 +109,7 @@ def predict_slices(
     they are background.
 
     Args:
-        network: maps `(1, 1, *window)` to logits `(1, C, *window * scale)`.
+        network: maps `(B, 1, *window)` to logits `(B, C, *window * scale)`.
         image: float32, each size at least the window's.
         window: the network's input size.
         output: what the network gives.
@@ -117,9 +117,10 @@ def predict_slices(
         overlap: share of a window that the next covers again, in [0, 1).
         blend: "gaussian" or "uniform".
         flips: spatial axes whose mirrored predictions are averaged in, all combinations.
-        device: where the network lives.
-        on_progress: told the share of windows done, before each and after the last; may raise to
-            cancel.
+        batch: B, of the last perhaps fewer.
+        buffers: where the windows' probabilities are added up.
+        on_progress: told the share of windows done, before each batch and after the last; may raise
+            to cancel.
 
     Yields:
         float32 `(C, *plane * scale)`, for each slice as many as the scale of its axis.
@@ -135,47 +136,55 @@ def predict_slices(
         for corner in itertools.product(*starts)
     ]
     places = [place for place in places if (image[place] > low).any()]
-    at = {z: list(row) for z, row in itertools.groupby(places, key=lambda place: place[0].start)}
-    weights = blend_weights([w * s for w, s in zip(window, output.scale, strict=True)], blend)
-    held: deque[_Sums | None] = deque([None] * len(weights))
-    plane = [size * s for size, s in zip(image.shape[1:], output.scale[1:], strict=True)]
+    scales = output.scale
+    bell = blend_weights([w * s for w, s in zip(window, scales, strict=True)], blend)
+    weights = torch.from_numpy(bell).to(buffers)
+    plane = [size * s for size, s in zip(image.shape[1:], scales[1:], strict=True)]
+    held: dict[int, _Sums] = {}
+    slices = range(len(image) * scales[0])
+    finished = 0  # slices that were given away
     if not places:
         on_progress(1.0)
-    done = 0
-    for z, following in zip(starts[0], [*starts[0][1:], len(image)], strict=True):
-        for place in at.get(z, ()):
-            on_progress(done / len(places))
-            tensor = torch.from_numpy(np.ascontiguousarray(image[place]))[None, None].to(device)
-            probability = _average_flips(network, tensor, flips, output.activation)
-            _add(held, probability, weights, place, output, plane)
-            done += 1
-            if done == len(places):
-                on_progress(1.0)
-        for _ in range((following - z) * output.scale[0]):
-            yield _mean(held.popleft(), output, plane)
-            held.append(None)
+    for first in range(0, len(places), batch):
+        on_progress(first / len(places))
+        chosen = places[first : first + batch]
+        windows = torch.from_numpy(np.stack([image[place] for place in chosen]))[:, None]
+        for place, probability in zip(
+            chosen, _average_flips(network, windows, flips, output.activation), strict=True
+        ):
+            _add(held, probability.to(buffers), weights, place, output, plane)
+        following = places[first + batch : first + batch + 1]
+        if not following:
+            on_progress(1.0)
+        # What lies before the next window is complete.
+        stop = following[0][0].start * scales[0] if following else len(slices)
+        for index in slices[finished:stop]:
+            yield _mean(held.pop(index, None), output, plane)
+        finished = stop
+    for _ in slices[finished:]:
+        yield _mean(None, output, plane)
 
 
 def _average_flips(
-    network: Callable[[Tensor], Tensor], tensor: Tensor, flips: Sequence[int], activation: str
-) -> np.ndarray:
-    """Mean probabilities (C, *spatial) of a window and its mirror images, turned back."""
+    network: Callable[[Tensor], Tensor], windows: Tensor, flips: Sequence[int], activation: str
+) -> Tensor:
+    """Mean probabilities (B, C, *spatial) of windows and their mirror images, turned back."""
     sets = list(flip_sets(flips))
     total: Tensor | None = None
     with torch.inference_mode():
         for axes in sets:
             dims = [axis + 2 for axis in axes]
-            logits = network(tensor.flip(dims)).float()
+            logits = network(windows.flip(dims)).float()
             probability = ACTIVATIONS[activation](logits).flip(dims)
-            total = probability if total is None else total + probability
+            total = probability if total is None else total.add_(probability)
         assert total is not None  # the empty set is always there
-        return (total / len(sets))[0].cpu().numpy()
+        return total.div_(len(sets))
 
 
 def _add(
-    held: deque[_Sums | None],
-    probability: np.ndarray,
-    weights: np.ndarray,
+    held: dict[int, _Sums],
+    probability: Tensor,
+    weights: Tensor,
     place: tuple[slice, ...],
     output: Output,
     plane: list[int],
@@ -185,26 +194,27 @@ def _add(
         slice(p.start * s, p.stop * s) for p, s in zip(place[1:], output.scale[1:], strict=True)
     )
     every_channel = (slice(None), *target)
+    first = place[0].start * output.scale[0]
     for z, weight in enumerate(weights):
-        sums = held[z]
-        if sums is None:
-            total = np.zeros((output.channels, *plane), np.float32)
-            sums = held[z] = _Sums(total, np.zeros(plane, np.float32))
-        sums.total[every_channel] += probability[:, z] * weight
+        if first + z not in held:
+            total = probability.new_zeros((output.channels, *plane))
+            held[first + z] = _Sums(total, probability.new_zeros(plane))
+        sums = held[first + z]
+        sums.total[every_channel].addcmul_(probability[:, z], weight)
         sums.weight[target] += weight
 
 
 def _mean(sums: _Sums | None, output: Output, plane: list[int]) -> np.ndarray:
     """Weighted mean; background where no window was predicted."""
     if sums is None:
-        mean = np.zeros((output.channels, *plane), np.float32)
-        covered = np.zeros(plane, dtype=bool)
+        mean = torch.zeros((output.channels, *plane))
+        covered = torch.zeros(plane, dtype=torch.bool)
     else:
         mean, covered = sums.total, sums.weight > 0
-        np.divide(mean, sums.weight, out=mean, where=covered)
+        mean.div_(sums.weight.masked_fill(~covered, 1))
     if output.activation == "softmax":
-        mean[0, ...][~covered] = 1
-    return mean
+        mean[0][~covered] = 1
+    return mean.cpu().numpy()
 
 
 def as_channels_last(network: nn.Module) -> nn.Module:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from LiverTumorSegLib.backends import Predict, predictor
+from LiverTumorSegLib.backends import Predictor, predictor
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.postprocess import clean_liver, clean_tumor
@@ -21,6 +22,10 @@ from LiverTumorSegLib.volume import Volume
 
 Report = Callable[[float], None]
 PredictSlices = Callable[[np.ndarray, Report], Iterator[np.ndarray]]
+Found = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # masks and probabilities by target
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,43 @@ class StageResult:
     Attributes:
         masks: bool (z, y, x).
         probabilities: float16 (z, y, x), before post-processing; empty if not asked for.
+        computed_by: what the network ran by, as `Predictor.told`.
     """
 
     masks: dict[str, np.ndarray]
     probabilities: dict[str, np.ndarray]
+    computed_by: str
+
+
+@dataclass(frozen=True)
+class Way:
+    """How much memory of a device windows may take.
+
+    Attributes:
+        device: where they are predicted.
+        largest_batch: how many of them at most at a time; None: as the predictor says.
+        sums_on_cpu: whether they are added up on the CPU instead.
+    """
+
+    device: torch.device
+    largest_batch: int | None = None
+    sums_on_cpu: bool = False
+
+    def smaller(self, tried: int) -> Way:
+        """The next way to try, after one with that many windows at a time ran out of memory."""
+        batch = min(tried, self.largest_batch or tried)
+        if batch > 1:
+            return replace(self, largest_batch=batch // 2)
+        if not self.sums_on_cpu:
+            return replace(self, largest_batch=1, sums_on_cpu=True)
+        return Way(torch.device("cpu"))
+
+    def __str__(self) -> str:
+        """For the log."""
+        if self.device.type == "cpu":
+            return "all on the CPU"
+        windows = f"{self.largest_batch} window(s) at a time"
+        return f"{windows}, added up on the CPU" if self.sums_on_cpu else windows
 
 
 def run_stage(
@@ -55,7 +93,7 @@ def run_stage(
         volume: the CT.
         model: its weights and recipe.
         device: where to run.
-        backend: "torch" or "openvino".
+        backend: as `pick_backend` gives it.
         flips: average mirrored predictions.
         probabilities: also restore the probabilities.
         on_progress: told the share done; cancels by raising.
@@ -74,34 +112,67 @@ def run_stage(
     image = network_input(prepared, liver_crop.mask_mm if liver_crop else None)
     del prepared
     output = output_of(model)
-    predict = slice_predictor(model, image.shape, output, low, device, backend, flips)
 
-    share = 0.0  # of the progress: what a first look takes
-    if model.network.dimensions == 2:
-        keep, prepass = range(len(image)), recipe.inference.prepass
-        if liver is not None:
-            keep = slices_of(liver, grid)
-        elif prepass and len(image) > 2 * prepass.margin_slices:
-            share = 1 / prepass.every_slices
-            keep = first_look(predict, image, recipe, lambda done: on_progress(done * share))
-        image[: keep.start] = image[keep.stop :] = low
+    def attempt(way: Way) -> Found:
+        predict = slice_predictor(model, image.shape, output, low, way, backend, flips)
+        share = 0.0  # of the progress: what a first look takes
+        if model.network.dimensions == 2:
+            keep, prepass = range(len(image)), recipe.inference.prepass
+            if liver is not None:
+                keep = slices_of(liver, grid)
+            elif prepass and len(image) > 2 * prepass.margin_slices:
+                share = 1 / prepass.every_slices
+                keep = first_look(predict, image, recipe, lambda done: on_progress(done * share))
+            image[: keep.start] = image[keep.stop :] = low
+        return restore(
+            predict(image, lambda done: on_progress(share + done * (1 - share))),
+            grid,
+            output.scale,
+            volume.hu.shape,
+            recipe,
+            recipe.targets if liver is None else ("tumor",),
+            probabilities=probabilities,
+        )
 
-    masks, kept = restore(
-        predict(image, lambda done: on_progress(share + done * (1 - share))),
-        grid,
-        output.scale,
-        volume.hu.shape,
-        recipe,
-        recipe.targets if liver is None else ("tumor",),
-        probabilities=probabilities,
-    )
+    masks, kept = with_less_and_less_memory(attempt, model, device)
     if "liver" in masks:
         liver = masks["liver"] = clean_liver(masks["liver"], recipe.inference)
     if "tumor" in masks:
         tumor = masks["tumor"] if liver is None else masks["tumor"] & liver
         voxel_mm3 = volume.geometry.voxel_ml * 1000.0
         masks["tumor"] = clean_tumor(tumor, recipe.inference, voxel_mm3)
-    return StageResult(masks, kept)
+    (used,) = model.predictors.values()
+    return StageResult(masks, kept, used.told)
+
+
+def with_less_and_less_memory(
+    attempt: Callable[[Way], Found], model: Model, device: torch.device
+) -> Found:
+    """Try with fewer windows at a time, then adding them up on the CPU, then all on the CPU.
+
+    Args:
+        attempt: what to try; it is begun anew each time.
+        model: whose predictor tells how many windows were tried at a time.
+        device: where to begin.
+
+    Raises:
+        RuntimeError: what the attempt raises for another reason, or on the CPU.
+    """
+    way = Way(device)
+    while True:
+        try:
+            return attempt(way)
+        except RuntimeError as error:  # a torch.OutOfMemoryError is one, and all that MPS raises
+            if way.device.type == "cpu" or "out of memory" not in str(error):
+                raise
+            tried = min((made.batch for made in model.predictors.values()), default=1)
+            reason = str(error).splitlines()[0]
+        # Outside of the handler, so that nothing holds what the attempt had on the device.
+        way = way.smaller(tried)
+        if way.device.type == "cpu":
+            model.predictors.clear()
+        torch.cuda.empty_cache()
+        logger.warning("%s is out of memory (%s); now %s", device, reason, way)
 
 
 def output_of(model: Model) -> Output:
@@ -117,7 +188,7 @@ def slice_predictor(
     shape: Triple,
     output: Output,
     low: float,
-    device: torch.device,
+    way: Way,
     backend: str,
     flips: bool,
 ) -> PredictSlices:
@@ -128,18 +199,19 @@ def slice_predictor(
         shape: of the padded image; along z the window of a network of slices is always one slice.
         output: what the network must give for a window.
         low: the image's value of air.
-        device: where to run.
-        backend: "torch" or "openvino".
+        way: where to run, with how much memory.
+        backend: as `pick_backend` gives it.
         flips: average mirrored predictions.
     """
     inference = model.recipe.inference
     depth, height, width = window_within(model.recipe.patch, shape)
     window = (1 if model.network.dimensions == 2 else depth, height, width)
-    made_for = (window, backend, device)
+    made_for = (window, backend, way.device)
     if made_for not in model.predictors:
         model.predictors.clear()  # it moved the network; and there may be many sizes of CTs
-        model.predictors[made_for] = predictor(model.network, window, backend, device)
-    network = checked(model.predictors[made_for], model, output, window)
+        model.predictors[made_for] = predictor(model.network, window, backend, way.device)
+    ready = model.predictors[made_for]
+    network = checked(ready, model, output, window)
 
     def predict(image: np.ndarray, on_progress: Report) -> Iterator[np.ndarray]:
         return predict_slices(
@@ -151,14 +223,17 @@ def slice_predictor(
             overlap=inference.overlap,
             blend=inference.blend,
             flips=inference.flips if flips else (),
-            device=device,
+            batch=min(ready.batch, way.largest_batch or ready.batch),
+            buffers="cpu" if way.sums_on_cpu else ready.device,
             on_progress=on_progress,
         )
 
     return predict
 
 
-def checked(predict: Predict, model: Model, output: Output, window: Triple) -> Predict:
+def checked(
+    predict: Predictor, model: Model, output: Output, window: Triple
+) -> Callable[[Tensor], Tensor]:
     """The same function, which refuses logits of another shape than the recipe needs."""
     voxels = [size * factor for size, factor in zip(window, output.scale, strict=True)]
     wanted = [output.channels, *voxels]

@@ -215,7 +215,7 @@ class Engine:
         volume, job = self._job_in(folder)
         choices = job.choices
         device = pick_device(choices.device)
-        backend = pick_backend(choices.backend, device)
+        pick_backend(choices.backend, device)  # refused before anything is loaded
         liver, tumor = self._models_for(choices)
         on_progress("Load", 1.0)
         segmentation = segment(
@@ -223,13 +223,17 @@ class Engine:
             liver,
             tumor,
             device=str(device),
-            backend=backend,
+            backend=choices.backend,
             flips=choices.flips,
             probabilities=True,
             on_progress=on_progress,
         )
-        protocol.write_result(folder, segmentation, str(device), backend)
-        return {"device": str(device), "backend": backend, "timings_s": segmentation.timings_s}
+        protocol.write_result(folder, segmentation, str(device))
+        return {
+            "device": str(device),
+            "computed_by": segmentation.computed_by,
+            "timings_s": segmentation.timings_s,
+        }
 
     def get_ready(self, request: Request) -> None:
         """After a run, prepare for points: the first of them is then answered as fast as others.

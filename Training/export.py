@@ -22,8 +22,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from LiverTumorSegLib.checkpoint import load_model, models_folder, save_model
+from LiverTumorSegLib.checkpoint import load_model, save_model
 from LiverTumorSegLib.errors import InputError, ResourceError
+from LiverTumorSegLib.folders import models_folder
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.staging import staged

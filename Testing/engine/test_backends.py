@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from LiverTumorSegLib.backends import pick_backend, pick_device, predictor
+from LiverTumorSegLib.backends import _import_openvino, pick_backend, pick_device, predictor
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import NETWORKS
 from Testing.engine.network_cases import case_of, randomize_norms, scale_of, small, smallest
@@ -17,6 +17,7 @@ from Testing.engine.network_cases import case_of, randomize_norms, scale_of, sma
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
 CPU = torch.device("cpu")
+HAS_BF16 = "BF16" in _import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.mark.slow
@@ -37,6 +38,40 @@ def test_both_backends_give_the_logits_of_the_network(name: str) -> None:
         got = predictor(network, window, backend, CPU)(image).numpy()
         assert got.shape == expected.shape
         assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("name", [case_of(name) for name in sorted(NETWORKS)])
+@torch.inference_mode()
+def test_bfloat16_stays_near_the_network(name: str) -> None:
+    """Logits off by a tenth of their spread at most, probabilities by 0.005, on average."""
+    network = randomize_norms(small(name)).eval()
+    window = smallest(network)
+    image = torch.rand((1, 1, *window))
+    expected = network(image)
+    if network.dimensions == 2:
+        expected, image, window = expected[:, :, None], image[:, :, None], (1, *window)
+    ready = predictor(network, window, "openvino-bf16", CPU)
+    assert ready.told == "OpenVINO bf16"
+    got = ready(image)
+    assert 0 < (got - expected).std() <= 0.1 * expected.std()
+    assert (got.sigmoid() - expected.sigmoid()).abs().mean() <= 0.005
+
+
+def test_what_openvino_cannot_run_is_run_by_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("a long story\nNo such operation: x")
+
+    monkeypatch.setattr("LiverTumorSegLib.backends.converted", fails)
+    network = small("unet3d").eval()
+    ready = predictor(network, (8, 8, 8), "openvino", CPU)
+    assert ready.told == "torch float32 on cpu"
+    assert "torch does: No such operation: x" in caplog.text
+    image = torch.rand((1, 1, 8, 8, 8))
+    assert torch.equal(ready(image), network(image))
 
 
 def test_predictions_do_not_share_memory() -> None:
@@ -65,11 +100,14 @@ def test_auto_takes_openvino_on_the_cpu_only() -> None:
 def test_auto_takes_torch_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert pick_backend("auto", CPU) == "torch"
-    with pytest.raises(InputError, match="not installed"):
-        pick_backend("openvino", CPU)
+    for name in ("openvino", "openvino-bf16"):
+        with pytest.raises(InputError, match="not installed"):
+            pick_backend(name, CPU)
 
 
-@pytest.mark.parametrize(("name", "device"), [("tensorrt", "cpu"), ("openvino", "cuda")])
+@pytest.mark.parametrize(
+    ("name", "device"), [("tensorrt", "cpu"), ("openvino", "cuda"), ("openvino-bf16", "mps")]
+)
 def test_what_cannot_run_is_refused(name: str, device: str) -> None:
     with pytest.raises(InputError, match=f"Backend {name}|Backend '{name}'"):
         pick_backend(name, torch.device(device))

@@ -18,19 +18,18 @@ from torch import nn
 import LiverTumorSegLib
 from LiverTumorSegLib import checkpoint
 from LiverTumorSegLib.checkpoint import (
-    FOLDER_VARIABLE,
     FORMAT,
     default_model_name,
     digest,
     list_models,
     load_model,
     load_models,
-    models_folder,
     read_info,
     save_model,
     survey_models,
 )
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.folders import MODELS_VARIABLE
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Network, Recipe
 from LiverTumorSegLib.recipes import RECIPES
@@ -356,7 +355,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
     monkeypatch.setattr(checkpoint, "WEIGHTS_FOLDER", folder)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "none"))  # not that of whoever runs this
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "none"))  # not that of whoever runs this
     return folder
 
 
@@ -405,7 +404,7 @@ def added(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> P
     save_model(installed / "e-tumor.safetensors", network_of(TUMOR), TUMOR, CARD)
     folder = tmp_path / "my models"
     folder.mkdir()
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     return folder
 
 
@@ -482,35 +481,8 @@ def test_a_users_folder_that_is_not_there_is_empty(
     added: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for folder in (added / "none", checkpoint.WEIGHTS_FOLDER / "e-liver.safetensors"):
-        monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+        monkeypatch.setenv(MODELS_VARIABLE, str(folder))
         assert [info.name for info in list_models()] == ["e-liver", "e-tumor"]
-
-
-@pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
-    [
-        ("linux", {}, "home/.local/share/LiverTumorSeg/models"),
-        ("linux", {"XDG_DATA_HOME": "data"}, "data/LiverTumorSeg/models"),
-        ("darwin", {}, "home/Library/Application Support/LiverTumorSeg/models"),
-        ("win32", {"LOCALAPPDATA": "local"}, "local/LiverTumorSeg/models"),
-        ("win32", {}, "home/AppData/Local/LiverTumorSeg/models"),
-        ("linux", {FOLDER_VARIABLE: "shared", "XDG_DATA_HOME": "data"}, "shared"),
-    ],
-)
-def test_the_users_folder_is_where_the_system_keeps_such_things(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    platform: str,
-    variables: dict[str, str],
-    expected: str,
-) -> None:
-    for name in (FOLDER_VARIABLE, "XDG_DATA_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(tmp_path / value))
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
-    monkeypatch.setattr(sys, "platform", platform)
-    assert models_folder() == tmp_path / expected
 
 
 def test_the_models_of_both_stages_come_together(installed: Path) -> None:
@@ -541,9 +513,9 @@ def test_an_unknown_name_is_answered_with_the_installed_ones(installed: Path) ->
 
 def test_listing_imports_no_torch(saved: Path) -> None:
     code = (
-        "import os, sys, pathlib; from LiverTumorSegLib import checkpoint; "
+        "import os, sys, pathlib; from LiverTumorSegLib import checkpoint, folders; "
         "checkpoint.WEIGHTS_FOLDER = pathlib.Path(sys.argv[1]); "
-        "os.environ[checkpoint.FOLDER_VARIABLE] = 'none'; "
+        "os.environ[folders.MODELS_VARIABLE] = 'none'; "
         "assert [info.name for info in checkpoint.list_models()] == ['mine']; "
         "assert checkpoint.default_model_name('liver') == 'mine'; "
         "assert 'torch' not in sys.modules"

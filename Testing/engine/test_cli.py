@@ -25,13 +25,13 @@ from safetensors.torch import save_file
 
 from LiverTumorSegLib import cli
 from LiverTumorSegLib.checkpoint import (
-    FOLDER_VARIABLE,
     WEIGHTS_FOLDER,
     load_model,
     read_info,
     save_model,
 )
 from LiverTumorSegLib.errors import Cancelled, ResourceError, outcome_of
+from LiverTumorSegLib.folders import MODELS_VARIABLE
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import FixedShape
 from LiverTumorSegLib.recipes import RECIPES
@@ -229,7 +229,7 @@ def test_mirrored_images_are_averaged_on_request(
 def test_models_lists_what_is_installed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
     assert cli.main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [entry["file"] for entry in listed] == [
@@ -256,7 +256,7 @@ def test_models_tells_where_weights_come_from_and_which_files_are_not_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A card of any content is no reason to fail."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path))
     model = load_model(weights["liver"])
     for name, scores in (
         ("mine", {"mean_dice": 0.625}),

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from LiverTumorSegLib.backends import Predictor, predictor
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import Cancelled, InputError
 from LiverTumorSegLib.recipe import FixedShape, PixelRange, Prepass, Spacing
 from LiverTumorSegLib.segment import segment
 from LiverTumorSegLib.sliding_window import flip_sets
-from LiverTumorSegLib.stage import StageResult, run_stage
+from LiverTumorSegLib.stage import Found, StageResult, Way, run_stage, with_less_and_less_memory
 from LiverTumorSegLib.volume import Volume
 from Testing.engine.known_networks import (
     AIR,
@@ -365,3 +366,80 @@ def test_air_alone_asks_no_network() -> None:
         assert not any(values.any() for values in result.probabilities.values())
         assert model.network.inputs == []
         assert heard[-1] == 1
+
+
+# Less and less memory. There is no GPU here: a fake runs out of the memory of one.
+
+
+CUDA = torch.device("cuda")
+
+
+def model_with_batch(batch: int) -> Model:
+    model = liver_model()
+    made = Predictor(lambda x: x, CUDA, batch, "")
+    return replace(model, predictors={"any": made})
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory. Tried", "MPS backend out of memory"])
+def test_fewer_windows_then_sums_on_the_cpu_then_all_there(
+    message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[Way] = []
+
+    def attempt(way: Way) -> Found:
+        tried.append(way)
+        if way.device.type != "cpu":
+            raise torch.OutOfMemoryError(message)
+        return {"liver": np.ones(1)}, {}
+
+    masks, _ = with_less_and_less_memory(attempt, model_with_batch(5), CUDA)
+    assert masks.keys() == {"liver"}
+    assert tried == [
+        Way(CUDA),
+        Way(CUDA, 2),
+        Way(CUDA, 1),
+        Way(CUDA, 1, sums_on_cpu=True),
+        Way(CPU),
+    ]
+    told = [record.message for record in caplog.records]
+    assert [text.split("; now ")[1] for text in told] == [
+        "2 window(s) at a time",
+        "1 window(s) at a time",
+        "1 window(s) at a time, added up on the CPU",
+        "all on the CPU",
+    ]
+    assert all("out of memory" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("device", "error"),
+    [(CPU, torch.OutOfMemoryError("out of memory")), (CUDA, RuntimeError("no kernel"))],
+)
+def test_what_less_memory_cannot_mend_is_told(device: torch.device, error: RuntimeError) -> None:
+    def attempt(way: Way) -> Found:
+        raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        with_less_and_less_memory(attempt, model_with_batch(4), device)
+    assert caught.value is error
+
+
+def test_a_stage_runs_as_many_windows_at_a_time_as_its_predictor_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And gives what single windows give."""
+    volume, _ = phantom()
+    model = liver_model()
+    alone = run(volume, model)
+    seen = {len(image) for image in model.network.inputs}
+    assert seen == {1}
+
+    def three_at_a_time(*arguments: object) -> Predictor:
+        return replace(predictor(*arguments), batch=3)
+
+    monkeypatch.setattr("LiverTumorSegLib.stage.predictor", three_at_a_time)
+    model = liver_model()
+    together = run(volume, model)
+    assert max(len(image) for image in model.network.inputs) == 3
+    assert (together.masks["liver"] == alone.masks["liver"]).all()
+    assert (together.probabilities["liver"] == alone.probabilities["liver"]).all()

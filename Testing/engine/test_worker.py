@@ -92,7 +92,7 @@ def test_a_result_is_that_of_segment(job_folder: Path, loads: list[str]) -> None
     assert {event["stage"] for event in events[:-1]} == {"Load", "Liver", "Tumor"}
     assert events[-1]["event"] == "result"
     assert events[-1]["data"]["device"] == "cpu"
-    assert events[-1]["data"]["backend"] == "torch"
+    assert set(events[-1]["data"]["computed_by"].values()) == {"torch float32 on cpu"}
     volume, labels = phantom()
     expected = segment(
         volume, liver_model(), tumor_model(), device="cpu", backend="torch", probabilities=True

@@ -28,6 +28,8 @@ import slicer.util  # noqa: E402
 import slicer_widgets  # noqa: E402
 from PySide6 import QtCore  # noqa: E402
 
+from Testing.own_folders import folders_of_their_own as folders_of_their_own  # noqa: E402
+
 desktop.install()
 
 

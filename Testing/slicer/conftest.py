@@ -19,6 +19,8 @@ import slicer.util
 import standins
 from grids import OBLIQUE, ijk_to_ras
 
+from Testing.own_folders import folders_of_their_own as folders_of_their_own
+
 ROOT = Path(__file__).resolve().parents[2]
 
 standins.install()

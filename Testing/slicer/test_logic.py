@@ -264,7 +264,7 @@ def test_what_the_engine_found_is_shown_as_process_shows_it(
 ):
     probability = (labels == 2).astype(np.float16)
     segmentation = Segmentation(labels, ("a warning",), {}, None, probability)
-    protocol.write_result(run.folder, segmentation, "cpu", "torch")
+    protocol.write_result(run.folder, segmentation, "cpu")
     shown, wanted = logic.applyRun(run), logic.process(volume_node)
     assert shown.warnings == wanted.warnings
     assert shown.measurement.liver_volume_ml == wanted.measurement.liver_volume_ml

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from Testing.own_folders import folders_of_their_own as folders_of_their_own
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:

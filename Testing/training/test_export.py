@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from LiverTumorSegLib import cli
-from LiverTumorSegLib.checkpoint import FOLDER_VARIABLE, Model, load_model, read_info
+from LiverTumorSegLib.checkpoint import Model, load_model, read_info
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.folders import MODELS_VARIABLE
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.recipes import RECIPES
@@ -251,7 +252,7 @@ def test_what_is_dropped_into_the_models_folder_is_used_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "models"
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     output = tmp_path / "my-liver.safetensors"
     options = ["--scores", str(trained.together), "--license", "CC0"]
     assert export.main([str(trained.liver_run), "-o", str(output), *options]) == 0
