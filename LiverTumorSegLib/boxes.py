@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 
+from LiverTumorSegLib.components import bounding_box, components_by_size
 from LiverTumorSegLib.recipe import BodyCrop, LiverCrop, Preprocessing
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -46,21 +46,52 @@ def body_box(hu: np.ndarray, recipe: BodyCrop) -> Box:
     HU above the threshold, 3D opening by a ball, largest 26-connected component. Closing the
     slices and filling their holes, as for the paper's body mask, could not move the box.
     """
-    whole: Box = tuple((0, size) for size in hu.shape)  # type: ignore[assignment]
-    image = sitk.GetImageFromArray((hu > recipe.threshold_hu).astype(np.uint8))
-    opened = sitk.BinaryMorphologicalOpening(image, [recipe.opening_voxels] * 3, sitk.sitkBall)
-    components = sitk.ConnectedComponent(opened, True)
-    mask = sitk.GetArrayViewFromImage(sitk.RelabelComponent(components)) == 1
-    if not mask.any():
-        return whole
-    box = [whole[0]]
-    for axis in (1, 2):
-        found = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
-        margin = recipe.margin_voxels
-        box.append(
-            (max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, hu.shape[axis]))
-        )
-    return box[0], box[1], box[2]
+    ball = digital_ball(recipe.opening_voxels)
+    body = bounding_box(components_by_size(opened(hu > recipe.threshold_hu, ball))[0] == 1)
+    if body is None:
+        return tuple((0, size) for size in hu.shape)  # type: ignore[return-value]
+    margin = recipe.margin_voxels
+    y, x = (
+        (max(edge.start - margin, 0), min(edge.stop + margin, size))
+        for edge, size in zip(body[1:], hu.shape[1:], strict=True)
+    )
+    return (0, hu.shape[0]), y, x
+
+
+def digital_ball(radius: int) -> np.ndarray:
+    """The voxels (z, y, x) whose centers lie within radius + 1/2 of the middle one's, bool."""
+    squares = np.arange(-radius, radius + 1) ** 2
+    return squares[:, None, None] + squares[:, None] + squares <= (radius + 0.5) ** 2
+
+
+def opened(mask: np.ndarray, ball: np.ndarray) -> np.ndarray:
+    """Morphological opening; beyond the array the erosion finds no edge.
+
+    Args:
+        mask: bool (z, y, x).
+        ball: bool, odd sides of equal length; its own mirror image.
+    """
+    return ~_eroded(~_eroded(mask, ball), ball)
+
+
+def _eroded(mask: np.ndarray, ball: np.ndarray) -> np.ndarray:
+    """Erosion, as if everything beyond the array belonged to the mask.
+
+    Slice by slice: as often as the ball has planes that differ, not as often as it has planes.
+    """
+    radius = len(ball) // 2
+    height, width = mask.shape[1:]
+    result = np.ones(mask.shape, dtype=bool)
+    for z, plane in enumerate(mask):
+        padded = np.pad(plane, radius, constant_values=True)
+        for disk in np.unique(ball, axis=0):
+            kept = np.ones((height, width), dtype=bool)
+            for y, x in np.argwhere(disk):
+                kept &= padded[y : y + height, x : x + width]
+            for dz in np.flatnonzero((ball == disk).all(axis=(1, 2))) - radius:
+                if 0 <= z + dz < len(mask):
+                    result[z + dz] &= kept
+    return result
 
 
 def liver_box(liver: np.ndarray, recipe: LiverCrop, anchor: Box) -> Box:

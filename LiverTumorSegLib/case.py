@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +15,15 @@ from LiverTumorSegLib.report import FILE_NAMES, Run, write_outputs
 from LiverTumorSegLib.segment import ProgressHook, segment
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.staging import staged
+from LiverTumorSegLib.timing import timed
 from LiverTumorSegLib.volume import Volume, read_volume
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A CT and what was found in it."""
+    """A CT and what was found in it; the segmentation's `timings_s` tell of the whole run."""
 
     volume: Volume
     segmentation: Segmentation
@@ -69,7 +70,7 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
         )
     timings_s: dict[str, float] = {}
     on_progress("Read", 0.0)
-    with _timed(timings_s, "read"):
+    with timed(timings_s, "read"):
         volume = read_volume(source)
     on_progress("Read", 1.0)
     with staged(outdir, FILE_NAMES) as folder:
@@ -84,21 +85,16 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
             probabilities=setup.probabilities,
             on_progress=on_progress,
         )
+        timings_s |= segmentation.timings_s
         on_progress("Report", 0.0)
-        with _timed(timings_s, "measure"):
+        with timed(timings_s, "measure"):
             measurement, lesion_map = measure(
                 volume, segmentation.labels, segmentation.tumor_probability
             )
-        timings_s = {**timings_s, **segmentation.timings_s}
         segmentation = dataclasses.replace(segmentation, timings_s=timings_s)
         run = Run(source.resolve().name, setup.identity(), device)
-        write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
+        timings_s = write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
+    for stage, seconds in timings_s.items():
+        logger.info("%8.2f s  %s %s", seconds, stage, segmentation.computed_by.get(stage, ""))
     on_progress("Report", 1.0)
-    return Case(volume, segmentation, measurement)
-
-
-@contextlib.contextmanager
-def _timed(timings_s: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings_s[stage] = time.perf_counter() - start
+    return Case(volume, dataclasses.replace(segmentation, timings_s=timings_s), measurement)

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Smallest box that holds every true voxel; None for an empty mask.
+    """Smallest box that holds every voxel of a mask, or of labels, that is not 0; None without.
 
     >>> bounding_box(np.array([[0, 0, 0], [0, 1, 1]], dtype=bool))
     (slice(1, 2, None), slice(1, 3, None))
@@ -43,21 +43,35 @@ def lesion_components(tumor: np.ndarray) -> tuple[np.ndarray, int]:
     >>> lesions.tolist(), count
     ([[[2, 0, 1, 1, 0]]], 2)
     """
-    lesions = np.zeros(tumor.shape, dtype=np.int32)
-    box = bounding_box(tumor)
+    lesions, sizes = components_by_size(tumor)
+    return lesions, len(sizes)
+
+
+def components_by_size(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `lesion_components`, with the number of voxels of each part in place of their number.
+
+    Beside the numbers little is held at a time, and theirs is the memory of where they lie only.
+    """
+    numbers = np.zeros(mask.shape, dtype=np.int32)
+    box = bounding_box(mask)
     if box is None:
-        return lesions, 0
-    found, count = ndimage.label(tumor[box], structure=np.ones((3, 3, 3)))
-    flat = found.ravel()
-    tumor_voxels = np.flatnonzero(flat)
-    sizes = np.bincount(flat[tumor_voxels], minlength=count + 1)[1:]
-    first_voxel = np.zeros(count + 1, dtype=np.int64)
-    first_voxel[flat[tumor_voxels[::-1]]] = tumor_voxels[::-1]  # the last assignment wins
-    by_size = np.lexsort((first_voxel[1:], -sizes))
+        return numbers, np.zeros(0, np.int64)
+    if 2 * mask[box].size > mask.size:
+        box = tuple(slice(0, size) for size in mask.shape)  # SciPy copies an output that is a part
+    inside = numbers[box]
+    # Of an array in this order SciPy numbers the parts by their first voxels.
+    ordered = np.ascontiguousarray(mask[box])
+    count = ndimage.label(ordered, structure=np.ones((3, 3, 3)), output=inside)
+    sizes = np.zeros(count + 1, np.int64)
+    slices = 1 + count // inside[0].size
+    for first in range(0, len(inside), slices):
+        sizes += np.bincount(inside[first : first + slices].ravel(), minlength=count + 1)
+    by_size = np.argsort(-sizes[1:], kind="stable")
     number_of = np.zeros(count + 1, dtype=np.int32)
     number_of[by_size + 1] = np.arange(1, count + 1)
-    lesions[box] = number_of[found]
-    return lesions, int(count)
+    for plane in inside:
+        plane[...] = number_of[plane]
+    return numbers, sizes[1:][by_size]
 
 
 def lesion_boxes(lesion_map: np.ndarray) -> list[tuple[slice, ...]]:
@@ -69,7 +83,7 @@ def lesion_boxes(lesion_map: np.ndarray) -> list[tuple[slice, ...]]:
     Returns:
         One box a lesion; empty without lesions.
     """
-    whole = bounding_box(lesion_map > 0)
+    whole = bounding_box(lesion_map)
     if whole is None:
         return []
     return [

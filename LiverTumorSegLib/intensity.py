@@ -31,15 +31,18 @@ class Scale:
     units_per_hu: float
 
 
-def to_network_values(hu: np.ndarray, intensity: Window | ZScore) -> tuple[np.ndarray, Scale]:
+def to_network_values(
+    hu: np.ndarray, intensity: Window | ZScore, out: np.ndarray | None = None
+) -> tuple[np.ndarray, Scale]:
     """Clip HU and bring them to the network's scale.
 
     Args:
         hu: (z, y, x).
         intensity: a z-score without statistics is measured on this array.
+        out: float32 (z, y, x) to write to; by default a new array.
 
     Returns:
-        A new float32 (z, y, x) array, between the scale's ends, and the scale.
+        That array, between the scale's ends, and the scale.
 
     >>> to_network_values(np.array([[[0.0, 300]]]), Window((-200.0, 200.0), (-1.0, 1.0)))
     (array([[[0., 1.]]], dtype=float32), Scale(low=-1.0, high=1.0, units_per_hu=0.005))
@@ -54,18 +57,19 @@ def to_network_values(hu: np.ndarray, intensity: Window | ZScore) -> tuple[np.nd
         one = zero + max(statistics.sd_hu, SMALLEST_SD_HU)
         output = 0.0, 1.0
 
-    def rescaled(values: np.ndarray) -> np.ndarray:
-        # One new array, whatever the order of the axes in memory, and no further copies.
-        values = np.clip(values.astype(np.float32, copy=False), *ends, order="C")
-        values -= np.float32(zero)
-        values /= np.float32(one - zero)
-        values *= np.float32(output[1] - output[0])
-        values += np.float32(output[0])
-        return values
+    def rescale(hu: np.ndarray, out: np.ndarray) -> np.ndarray:
+        for piece, values in zip(hu, out, strict=True):  # slices stay in the processor's cache
+            np.clip(piece.astype(np.float32, copy=False), *ends, out=values)
+            values -= np.float32(zero)
+            values /= np.float32(one - zero)
+            values *= np.float32(output[1] - output[0])
+            values += np.float32(output[0])
+        return out
 
     # The ends take the voxels' way, so that air and padding are equal to the bit.
-    low, high = rescaled(np.array(ends)).tolist()
-    return rescaled(hu), Scale(low, high, (output[1] - output[0]) / (one - zero))
+    low, high = rescale(np.array([ends]), np.empty((1, 2), np.float32))[0].tolist()
+    out = np.empty(hu.shape, np.float32) if out is None else out
+    return rescale(hu, out), Scale(low, high, (output[1] - output[0]) / (one - zero))
 
 
 def volume_statistics(hu: np.ndarray, percentiles: tuple[float, float]) -> Statistics:
@@ -104,7 +108,7 @@ def foreground_statistics(samples: np.ndarray, percentiles: tuple[float, float])
     return Statistics(low, high, float(samples.mean(dtype=float)), float(samples.std(dtype=float)))
 
 
-def equalize_slices(image: np.ndarray, clahe: Clahe) -> np.ndarray:
+def equalize_slices(image: np.ndarray, clahe: Clahe, out: np.ndarray | None = None) -> np.ndarray:
     """Contrast limited adaptive histogram equalization of each slice.
 
     A slice's darkest value becomes 0 and its brightest 1. A slice of one value stays as it is:
@@ -114,9 +118,10 @@ def equalize_slices(image: np.ndarray, clahe: Clahe) -> np.ndarray:
     Args:
         image: float (z, y, x), 0 to 1.
         clahe: tiles, limit and bins.
+        out: float32 (z, y, x) to write to, which may be the image; by default a new array.
 
     Returns:
-        float32 (z, y, x), 0 to 1.
+        That array, 0 to 1.
 
     Raises:
         ValueError: values that are not 0 to 1, such as HU; scikit-image would rescale integers
@@ -128,8 +133,8 @@ def equalize_slices(image: np.ndarray, clahe: Clahe) -> np.ndarray:
             f"Equalization expects values from 0 to 1, got {image.dtype} from {low:g} to {high:g}."
         )
     tile = [min(clahe.tile_pixels, side) for side in image.shape[1:]]
-    result = np.empty(image.shape, np.float32)
-    for piece, equalized in zip(image, result, strict=True):
+    out = np.empty(image.shape, np.float32) if out is None else out
+    for piece, equalized in zip(image, out, strict=True):
         piece = np.clip(piece, 0, 1)  # what rounding left
         if piece.max() - piece.min() < SMALLEST_CONTRAST:
             equalized[:] = piece
@@ -137,4 +142,4 @@ def equalize_slices(image: np.ndarray, clahe: Clahe) -> np.ndarray:
             equalized[:] = equalize_adapthist(
                 piece, kernel_size=tile, clip_limit=clahe.clip_limit, nbins=clahe.bins
             )
-    return result
+    return out

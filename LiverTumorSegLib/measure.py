@@ -171,7 +171,7 @@ def measure(
                 f"{volume.hu.shape}; give them on the CT's own grid"
             )
     lesion_map, _ = lesion_components(labels == TUMOR)
-    liver_box = bounding_box(labels > 0) or (slice(0),) * 3
+    liver_box = bounding_box(labels) or (slice(0),) * 3
     liver = labels[liver_box] > 0
     liver_ml = int(np.count_nonzero(liver)) * volume.geometry.voxel_ml
     boxes = lesion_boxes(lesion_map)
@@ -207,7 +207,7 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
     size = diameters(mask, geometry)
     voxels = np.argwhere(mask) + start
     x_mm, y_mm, z_mm = geometry.lps_of(voxels.mean(axis=0)).tolist()
-    hu = clean_hu(scan.volume.hu[box][mask])[0].astype(np.float64)
+    hu = clean_hu(scan.volume.hu[box][mask][None])[0].astype(np.float64)
     volume_ml = len(voxels) * geometry.voxel_ml
     probability = scan.tumor_probability
     edges = zip(box, geometry.shape, strict=True)

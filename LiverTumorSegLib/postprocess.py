@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from LiverTumorSegLib.components import bounding_box, lesion_components
+from LiverTumorSegLib.components import bounding_box, components_by_size
 from LiverTumorSegLib.recipe import Inference
 
 
@@ -17,7 +17,7 @@ def clean_liver(mask: np.ndarray, inference: Inference) -> np.ndarray:
         inference: what to do.
     """
     if inference.largest_component:
-        mask = lesion_components(mask)[0] == 1
+        mask = components_by_size(mask)[0] == 1
     box = bounding_box(mask)
     if inference.fill_holes and box is not None:
         mask[box] = ndimage.binary_fill_holes(mask[box])
@@ -34,9 +34,9 @@ def clean_tumor(mask: np.ndarray, inference: Inference, voxel_mm3: float) -> np.
     """
     if inference.min_lesion_mm3 <= 0:
         return mask
-    components, count = lesion_components(mask)
-    sizes = np.bincount(components.ravel(), minlength=count + 1) * voxel_mm3
-    return (components > 0) & (sizes >= inference.min_lesion_mm3)[components]
+    components, sizes = components_by_size(mask)
+    kept = np.count_nonzero(sizes * voxel_mm3 >= inference.min_lesion_mm3)
+    return mask & (components <= kept)
 
 
 def touches_border(mask: np.ndarray) -> bool:

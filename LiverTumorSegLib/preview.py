@@ -111,15 +111,15 @@ def render_preview(
         lesions, four at most.
     """
     axes = display_axes(volume.geometry)
-    hu, liver, lesions = (axes.apply(a) for a in (volume.hu, labels > 0, lesion_map))
+    hu, labeled, lesions = (axes.apply(a) for a in (volume.hu, labels, lesion_map))
     sizes_mm = [volume.geometry.spacing_mm[axis] for axis in axes.order]
     pixel_mm = (sizes_mm[1], sizes_mm[2])
 
-    shown = _overview_slices(liver)
+    shown = _overview_slices(labeled)
     frame = _fit(_body_box(hu[shown]), pixel_mm)
     overview, closeups = [], []
     for index in shown:
-        tile = _tile(hu[index], liver[index], lesions[index], frame)
+        tile = _tile(hu[index], labeled[index] > 0, lesions[index], frame)
         overview.append(_captioned(tile, [_slice_name(index, axes, volume.geometry)]))
 
     largest = zip(measurement.lesions[:COLUMNS], lesion_boxes(lesion_map), strict=False)
@@ -127,7 +127,7 @@ def render_preview(
         cross = _cross(lesion_map, lesion.lesion, box, axes, volume.geometry)
         index = round(cross[0, 0])
         frame = _fit(_around(cross[:, 1:], lesion.long_axis_mm, pixel_mm), pixel_mm)
-        tile = _tile(hu[index], liver[index], lesions[index], frame)
+        tile = _tile(hu[index], labeled[index] > 0, lesions[index], frame)
         for axis in (cross[:2, 1:], cross[2:, 1:]):
             _draw_lines(tile, frame, [axis], AXIS_RGB, 1.2)
         caption = [_size(lesion), f"{_hu(lesion)}, {_slice_name(index, axes, volume.geometry)}"]
@@ -136,10 +136,10 @@ def render_preview(
     return _sheet([*rows, closeups], volume.name, measurement)
 
 
-def _overview_slices(liver: np.ndarray) -> list[int]:
+def _overview_slices(labels: np.ndarray) -> list[int]:
     """Positions of the overview's slices, in order, without repeats."""
-    box = bounding_box(liver)
-    extent = box[0] if box else slice(0, liver.shape[0])
+    box = bounding_box(labels)
+    extent = box[0] if box else slice(0, labels.shape[0])
     step = (extent.stop - extent.start) / (COLUMNS * ROWS)
     return sorted({extent.start + int((i + 0.5) * step) for i in range(COLUMNS * ROWS)})
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from LiverTumorSegLib import __version__
-from LiverTumorSegLib.errors import ResourceError
-from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.measure import COLUMNS, Lesion, Measurement
-from LiverTumorSegLib.nifti import read_nifti
+from LiverTumorSegLib.nifti import write_nifti
 from LiverTumorSegLib.preview import render_preview
 from LiverTumorSegLib.seg_nrrd import write_segmentation
-from LiverTumorSegLib.volume import Volume, image_on_grid, write_labels
+from LiverTumorSegLib.timing import timed
+from LiverTumorSegLib.volume import Volume, write_labels
 
 if TYPE_CHECKING:
     from LiverTumorSegLib.segmentation import Segmentation
@@ -74,7 +72,7 @@ def write_outputs(
     segmentation: Segmentation,
     measurement: Measurement,
     lesion_map: np.ndarray,
-) -> None:
+) -> dict[str, float]:
     """Write every output of a run.
 
     Args:
@@ -85,21 +83,33 @@ def write_outputs(
         measurement: the numbers of these labels.
         lesion_map: int (z, y, x) as `measure` returns it.
 
+    Returns:
+        Seconds by stage: the segmentation's, then those of the files.
+
     Raises:
-        ResourceError: a file could not be written whole.
+        OSError: a file could not be written whole; `staged` says so to the user.
+        ResourceError: the same, of the labels.
     """
     labels, geometry = segmentation.labels, volume.geometry
-    write_labels(folder / LABELS, labels, geometry)
-    write_segmentation(folder / SEGMENTATION, labels, lesion_map, geometry)
-    write_table(folder / TABLE, measurement.lesions)
-    summary = report_of(run, volume, segmentation, measurement)
-    text = json.dumps(summary, indent=2, allow_nan=False)
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
-    render_preview(volume, labels, lesion_map, measurement).save(folder / PREVIEW)
+    timings_s = dict(segmentation.timings_s)
+    with timed(timings_s, "write_labels"):
+        write_labels(folder / LABELS, labels, geometry)
+    with timed(timings_s, "write_segmentation"):
+        write_segmentation(folder / SEGMENTATION, labels, lesion_map, geometry)
+    with timed(timings_s, "write_table"):
+        write_table(folder / TABLE, measurement.lesions)
+    with timed(timings_s, "write_preview"):
+        render_preview(volume, labels, lesion_map, measurement).save(folder / PREVIEW)
     probabilities = (segmentation.liver_probability, segmentation.tumor_probability)
     for name, probability in zip(PROBABILITIES, probabilities, strict=True):
         if probability is not None:
-            _write_probability(folder / name, probability, geometry)
+            with timed(timings_s, f"write_{name.partition('.')[0]}"):
+                write_nifti(folder / name, probability, np.float32, geometry)
+    # Last, because it tells how long the others took.
+    summary = report_of(run, volume, segmentation, measurement, timings_s)
+    text = json.dumps(summary, indent=2, allow_nan=False)
+    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+    return timings_s
 
 
 def write_table(path: Path, lesions: tuple[Lesion, ...]) -> None:
@@ -121,7 +131,11 @@ def row_of(lesion: Lesion) -> dict[str, Any]:
 
 
 def report_of(
-    run: Run, volume: Volume, segmentation: Segmentation, measurement: Measurement
+    run: Run,
+    volume: Volume,
+    segmentation: Segmentation,
+    measurement: Measurement,
+    timings_s: dict[str, float],
 ) -> dict[str, Any]:
     """The content of report.json."""
     return {
@@ -139,7 +153,7 @@ def report_of(
         "lesions": [row_of(lesion) for lesion in measurement.lesions],
         "warnings": list(segmentation.warnings),
         "repairs": list(volume.repairs),
-        "timings_s": {stage: round(s, 3) for stage, s in segmentation.timings_s.items()},
+        "timings_s": {stage: round(s, 3) for stage, s in timings_s.items()},
         "definitions": DEFINITIONS,
     }
 
@@ -200,16 +214,3 @@ def _rounded(name: str, value: Any) -> Any:
     if isinstance(value, float):
         return round(value, _DECIMALS[name.rsplit("_", 1)[-1]])
     return value
-
-
-def _write_probability(path: Path, probability: np.ndarray, geometry: Geometry) -> None:
-    """Write a float32 NIfTI and read it back: on a full disk SimpleITK cuts it off silently."""
-    values = probability.astype(np.float32)
-    image = image_on_grid(values, geometry)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-        whole = np.array_equal(read_nifti(path)[0], values)
-    except (RuntimeError, ValueError):
-        whole = False
-    if not whole:
-        raise ResourceError(f"{path.name}: could not be written whole. Is the disk full?")

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.preprocess import Grid, orient
 from LiverTumorSegLib.recipe import Recipe, Triple
-from LiverTumorSegLib.resample import linear_weights
+from LiverTumorSegLib.resample import linear_weights, resampled_slices
 
 
 def restore(
@@ -55,7 +54,8 @@ def restore(
 
     def put(results: dict[str, np.ndarray], row: int, planes: dict[str, np.ndarray]) -> None:
         for target, result in results.items():
-            orient(result, grid.axes, grid.flips)[on_ct][row] = planes[target]
+            if planes[target].any():  # memory that was never written to is not used
+                orient(result, grid.axes, grid.flips)[on_ct][row] = planes[target]
 
     for row, values in enumerate(restored_slices(slices, grid, scale), start=-z.start):
         if 0 <= row < z.stop - z.start:
@@ -76,22 +76,17 @@ def restored_slices(
         scale: how much finer the output is than the padded grid, along (z, y, x).
     """
     box_shape = [stop - start for start, stop in grid.box]
-    z_weights, y_weights, x_weights = (
+    weights = [
         axis_weights(length * factor, size, grid)
         for length, factor, size in zip(grid.shape, scale, box_shape, strict=True)
-    )
+    ]
     z, y, x = (
         slice(before * factor, (before + length) * factor)
         for (before, _), length, factor in zip(grid.padding, grid.shape, scale, strict=True)
     )
     rest = iter(slices)
     inner = (values[:, y, x] for values in itertools.islice(rest, z.start, z.stop))
-    for values in inner if z_weights is None else _mixed(inner, z_weights):
-        if y_weights is not None:
-            values = y_weights @ values
-        if x_weights is not None:
-            values = values @ x_weights.T
-        yield values
+    yield from resampled_slices(inner, weights)
     deque(rest, maxlen=0)  # padding, and what a coarser grid skips; whoever counts slices gets all
 
 
@@ -102,32 +97,16 @@ def axis_weights(before: int, after: int, grid: Grid) -> np.ndarray | None:
     return linear_weights(before, after, align_corners=grid.align_corners)
 
 
-def _mixed(slices: Iterator[np.ndarray], weights: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the weighted sum of slices for each row of a matrix whose rows move forward."""
-    held: deque[np.ndarray] = deque()
-    first = 0  # index of the first slice held
-    for row in weights:
-        used = np.flatnonzero(row)
-        for _ in range(first, used[0]):
-            if held:
-                held.popleft()
-            else:
-                next(slices)
-            first += 1
-        while first + len(held) <= used[-1]:
-            held.append(next(slices))
-        near = np.stack([held[index - first] for index in used])
-        yield np.tensordot(row[used], near, axes=1)
-
-
 def decide(values: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
     """Bool masks by target of probabilities (C, ...).
 
     After a sigmoid each channel is compared with the threshold; after a softmax the largest of
-    background, liver and tumor wins, and a tumor is liver too.
+    background, liver and tumor wins, of equal ones the first, and a tumor is liver too.
     """
     if recipe.inference.activation == "softmax":
-        return masks_of(values.argmax(axis=0))
+        background, liver, tumor = values  # compared, since NumPy's argmax takes 30 times as long
+        is_tumor = tumor > np.maximum(background, liver)
+        return {"liver": (liver > background) | is_tumor, "tumor": is_tumor}
     return dict(zip(recipe.targets, values >= recipe.inference.threshold, strict=True))
 
 

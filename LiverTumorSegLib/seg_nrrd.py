@@ -52,7 +52,7 @@ def segments_of(labels: np.ndarray, lesion_map: np.ndarray) -> tuple[Segment, ..
         labels: integer (z, y, x): 0 background, 1 liver, 2 tumor.
         lesion_map: int (z, y, x) as `measure` returns it.
     """
-    liver = Segment("liver", "Liver", LIVER_RGB, LIVER_TERMINOLOGY, 0, 1, bounding_box(labels > 0))
+    liver = Segment("liver", "Liver", LIVER_RGB, LIVER_TERMINOLOGY, 0, 1, bounding_box(labels))
     boxes = lesion_boxes(lesion_map)
     return (liver, *(tumor_segment(n, box) for n, box in enumerate(boxes, start=1)))
 
@@ -89,10 +89,16 @@ def _interleaved(
     labels: np.ndarray, lesion_map: np.ndarray, layers: int, sample: np.dtype
 ) -> Iterator[bytes]:
     """The voxels as the file has them, slice by slice so that no second volume is held."""
+    empty = bytes(labels[0].size * layers * sample.itemsize)
     for liver_slice, lesion_slice in zip(labels, lesion_map, strict=True):
-        liver = (liver_slice > 0).astype(sample)
-        tumors = np.where(lesion_slice > 0, lesion_slice + 1, 0).astype(sample)
-        yield np.stack([liver, tumors][:layers], axis=-1).tobytes()
+        if not liver_slice.any():  # the most of a long CT
+            yield empty
+            continue
+        voxels = np.zeros((*liver_slice.shape, layers), sample)
+        voxels[..., 0] = liver_slice > 0
+        if layers > 1:
+            np.add(lesion_slice, 1, out=voxels[..., 1], where=lesion_slice > 0, casting="unsafe")
+        yield voxels.tobytes()
 
 
 def _header(

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from LiverTumorSegLib.dicom import read_dicom_series
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry, checked_grid
-from LiverTumorSegLib.nifti import read_nifti
+from LiverTumorSegLib.nifti import read_nifti, write_nifti
 from LiverTumorSegLib.zipped import check_zipped
 
 AIR_HU = -1024.0
@@ -96,7 +96,6 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
         raise ValueError(
             f"expected uint8 labels of shape {geometry.shape}, got {labels.dtype} {labels.shape}"
         )
-    image = image_on_grid(labels, geometry)
     try:
         folder = tempfile.TemporaryDirectory(
             prefix=f"{path.name}.", suffix=".partial", dir=path.parent
@@ -109,12 +108,12 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
     with folder:
         partial = Path(folder.name) / f"labels{ending}"
         try:
-            sitk.WriteImage(image, str(partial), useCompression=True)
-            whole = np.array_equal(read_labels(partial)[0], labels)
-        except (RuntimeError, InputError):
-            whole = False
-        if not whole:
-            raise ResourceError(f"{path}: could not be written whole. Is the disk full?")
+            if ending in _NIFTI:
+                write_nifti(partial, labels, np.uint8, geometry)
+            else:
+                _write_with_simpleitk(partial, labels, geometry)
+        except (OSError, RuntimeError, InputError) as error:
+            raise ResourceError(f"{path}: could not be written whole. Is the disk full?") from error
         try:
             partial.replace(path)
         except OSError as error:
@@ -122,6 +121,13 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
                 f"{path}: expected a file that can be written, found: {error.strerror or error}. "
                 "Choose another name."
             ) from error
+
+
+def _write_with_simpleitk(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
+    """Write labels and read them back: on a full disk SimpleITK cuts the file off silently."""
+    sitk.WriteImage(image_on_grid(labels, geometry), str(path), useCompression=True)
+    if not np.array_equal(read_labels(path)[0], labels):
+        raise OSError("the labels read back differ from those written")
 
 
 def image_on_grid(voxels: np.ndarray, geometry: Geometry) -> sitk.Image:
@@ -158,6 +164,8 @@ def _read_with_simpleitk(path: Path) -> tuple[np.ndarray, Geometry, tuple[str, .
     try:
         reader.ReadImageInformation()
         _check_one_frame(reader, path)
+        if reader.GetPixelID() == sitk.sitkFloat64:
+            reader.SetOutputPixelType(sitk.sitkFloat32)  # what HU become, and half the memory
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(
@@ -228,15 +236,19 @@ def clean_hu(voxels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     Args:
         voxels: (z, y, x) of any number type; a float32 array is changed in place.
     """
-    with np.errstate(over="ignore"):
-        hu = voxels.astype(np.float32, copy=False)
-    repairs = []
-    for find, what in (
-        (lambda: ~np.isfinite(hu), "NaN or infinite"),
-        (lambda: hu < AIR_HU, "below -1024 HU"),
-    ):
-        bad = find()
-        if count := int(np.count_nonzero(bad)):
-            hu[bad] = AIR_HU
-            repairs.append(f"{count} voxels {what}: set to -1024 HU")
-    return hu, tuple(repairs)
+    hu = voxels if voxels.dtype == np.float32 else np.empty(voxels.shape, np.float32)
+    no_number = below = 0
+    for piece, plane in zip(voxels, hu, strict=True):  # slices stay in the processor's cache
+        if hu is not voxels:
+            with np.errstate(over="ignore"):
+                plane[...] = piece
+        if plane.size and plane.min() >= AIR_HU and plane.max() < np.inf:
+            continue
+        bad = ~np.isfinite(plane)
+        no_number += int(np.count_nonzero(bad))
+        plane[bad] = AIR_HU
+        bad = plane < AIR_HU
+        below += int(np.count_nonzero(bad))
+        plane[bad] = AIR_HU
+    found = ((no_number, "NaN or infinite"), (below, "below -1024 HU"))
+    return hu, tuple(f"{n} voxels {what}: set to -1024 HU" for n, what in found if n)

@@ -124,6 +124,7 @@ def test_segment_writes_the_contracts_files_and_their_numbers_agree(
         "sha256": read_info(Path(weights["liver"])).sha256,
     }
     assert {"read", "liver", "tumor", "measure"} <= report["timings_s"].keys()
+    assert report["computed_by"].keys() == {"liver", "tumor"}
 
     layers = sitk.ReadImage(str(out / "segmentation.seg.nrrd"))
     assert np.array_equal(sitk.GetArrayFromImage(layers)[..., 0], labels > 0)
@@ -166,6 +167,21 @@ def test_a_file_for_both_targets_serves_beside_another(
         other: other,
     }
     assert report["liver"]["volume_ml"] == pytest.approx(422.4)
+
+
+def test_verbose_tells_what_took_how_long_and_by_what(
+    ct: Path, tmp_path: Path, weights: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--device", "cpu", "--backend", "torch", "--progress", "none")
+    assert segment(ct, tmp_path, weights, *options) == 0
+    assert capsys.readouterr().err == ""
+    assert segment(ct, tmp_path, weights, *options, "--verbose") == 0
+    timings_s = json.loads((tmp_path / "report.json").read_text())["timings_s"]
+    told = [line.split(maxsplit=3) for line in capsys.readouterr().err.splitlines()]
+    assert {words[2]: float(words[0]) for words in told} == pytest.approx(timings_s, abs=0.0051)
+    by = {words[2]: words[3] for words in told if len(words) > 3}
+    assert by == dict.fromkeys(("liver", "tumor"), "torch float32 on cpu")
+    assert by == json.loads((tmp_path / "report.json").read_text())["computed_by"]
 
 
 def test_no_output_tells_the_folder_of_the_ct(

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from LiverTumorSegLib.components import bounding_box, lesion_boxes, lesion_components
+from LiverTumorSegLib.components import (
+    bounding_box,
+    components_by_size,
+    lesion_boxes,
+    lesion_components,
+)
 
 MASKS = hnp.arrays(
     bool,
@@ -63,6 +68,7 @@ def test_any_mask_is_parted_into_lesions_in_order_of_size(mask: np.ndarray) -> N
     lesions, count = lesion_components(mask)
     np.testing.assert_array_equal(lesions > 0, mask)
     sizes = np.bincount(lesions.ravel(), minlength=count + 1)[1:]
+    assert sizes.tolist() == components_by_size(mask)[1].tolist()
     assert len(sizes) == count
     assert (sizes > 0).all()
     first = [np.flatnonzero(lesions == n)[0] for n in range(1, count + 1)]
@@ -78,6 +84,18 @@ def test_any_mask_is_parted_as_simpleitk_parts_it(mask: np.ndarray) -> None:
     )
     pairs = set(zip(lesions[mask].tolist(), oracle[mask].tolist(), strict=True))
     assert len(pairs) == count == oracle.max()
+
+
+@settings(deadline=None)
+@given(MASKS, st.permutations(range(3)), st.tuples(*[st.sampled_from([1, -1])] * 3))
+def test_the_order_in_memory_changes_nothing(
+    mask: np.ndarray, order: list[int], steps: tuple[int, int, int]
+) -> None:
+    turn = tuple(slice(None, None, step) for step in steps)
+    stored = np.ascontiguousarray(mask[turn].transpose(order))
+    view = stored.transpose(np.argsort(order))[turn]
+    np.testing.assert_array_equal(view, mask)
+    np.testing.assert_array_equal(lesion_components(view)[0], lesion_components(mask)[0])
 
 
 @settings(deadline=None)

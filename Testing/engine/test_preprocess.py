@@ -9,20 +9,24 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from skimage import exposure, transform
 from torch.nn import functional as F
 
-from LiverTumorSegLib.boxes import body_box, crop, even, liver_box
+from LiverTumorSegLib.boxes import body_box, crop, digital_ball, even, liver_box, opened
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.intensity import equalize_slices, to_network_values
 from LiverTumorSegLib.preprocess import (
     Grid,
+    distance_mm,
+    fill_padding,
     network_input,
     network_padding,
     network_shape,
@@ -303,6 +307,31 @@ def test_an_odd_interval_grows_at_its_end(
     assert even(interval) == result
 
 
+@given(
+    shape=st.tuples(*[st.integers(1, 4)] * 3),
+    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 3),
+)
+def test_padding_is_numpy_s(shape: tuple[int, ...], padding: tuple[tuple[int, int], ...]) -> None:
+    expected = np.pad(noise(shape), padding, constant_values=7)
+    padded = expected.copy()
+    padded[tuple(np.argwhere(expected == 7).T)] = -1
+    fill_padding(padded, padding, 7)
+    assert np.array_equal(padded, expected)
+
+
+@settings(deadline=None)
+@given(
+    mask=hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=7)),
+    spacing=st.tuples(*[st.sampled_from([0.7, 0.78125, 1.0, 2.5])] * 3),
+)
+def test_distances_are_scipy_s_to_the_bit(
+    mask: np.ndarray, spacing: tuple[float, float, float]
+) -> None:
+    mask[0, 0, 0] = True
+    expected = ndimage.distance_transform_edt(~mask, sampling=spacing).astype(np.float32)
+    assert np.array_equal(distance_mm(mask, spacing), expected)
+
+
 @pytest.mark.parametrize(("order", "back"), [ORIENTATIONS[i] for i in (0, 3, 7, -1)])
 @pytest.mark.parametrize(
     ("intensity", "volumes"),
@@ -318,7 +347,7 @@ def test_a_volume_is_copied_no_more_than_needed(
     image = network_input(prepared, None)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert image is prepared.image
+    assert image is prepared.padded
     assert image.flags.c_contiguous
     assert peak < volumes * volume.hu.nbytes
 
@@ -605,6 +634,28 @@ def test_parts_of_the_body_may_share_a_corner_only() -> None:
 @pytest.mark.parametrize("value", [-1000.0, -500.0])
 def test_without_a_body_the_whole_image_is_kept(value: float) -> None:
     assert body_box(np.full((3, 10, 12), value), BODY) == ((0, 3), (0, 10), (0, 12))
+
+
+def test_a_body_as_large_as_those_of_cts() -> None:
+    """Memory that is given back is read without an error in small images, and not in large ones."""
+    hu = np.full((40, 512, 512), -1000, np.float32)
+    hu[:, 100:400, 60:450] = 0
+    assert body_box(hu, BODY) == ((0, 40), (96, 404), (56, 454))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mask=hnp.arrays(
+        bool,
+        hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9),
+        elements=st.sampled_from([True, True, True, False]),
+    ),
+    radius=st.integers(0, 3),
+)
+def test_the_opening_is_simpleitk_s(mask: np.ndarray, radius: int) -> None:
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    oracle = sitk.BinaryMorphologicalOpening(image, [radius] * 3, sitk.sitkBall)
+    assert np.array_equal(opened(mask, digital_ball(radius)), sitk.GetArrayFromImage(oracle) > 0)
 
 
 def test_specks_are_no_body() -> None:

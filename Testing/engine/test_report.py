@@ -216,8 +216,16 @@ def test_the_table_has_the_contracts_columns_and_the_measured_numbers(tmp_path: 
 
 
 def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
-    outputs(tmp_path, two_tumors(), warnings=("a warning",), timings_s={"liver": 1.23456})
+    by = {"liver": "OpenVINO f32"}
+    outputs(
+        tmp_path,
+        two_tumors(),
+        warnings=("a warning",),
+        timings_s={"liver": 1.23456},
+        computed_by=by,
+    )
     report = json.loads((tmp_path / REPORT).read_text())
+    timings_s = report.pop("timings_s")
     rows = list(csv.DictReader((tmp_path / TABLE).read_text().splitlines()))
     lesions = report.pop("lesions")
     for lesion in lesions:
@@ -234,14 +242,18 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
         "spacing_zyx_mm": [2.0, 0.7, 0.5],
         "models": {"liver": {"name": "l", "sha256": "0"}},
         "device": "cpu",
+        "computed_by": by,
         "liver": {"volume_ml": pytest.approx(141 * 0.7e-3)},
         "tumor_volume_ml": pytest.approx(9 * 0.7e-3),
         "tumor_burden_percent": pytest.approx(900 / 141, abs=1e-4),
         "warnings": ["a warning"],
         "repairs": ["a repair"],
-        "timings_s": {"liver": 1.235},
         "definitions": DEFINITIONS,
     }
+    assert timings_s.pop("liver") == 1.235
+    files = ("labels", "segmentation", "table", "preview")
+    assert list(timings_s) == [f"write_{name}" for name in files]
+    assert min(timings_s.values()) >= 0
 
 
 def test_with_a_probability_map_the_mean_probability_is_told(tmp_path: Path) -> None:

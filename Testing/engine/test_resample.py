@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from LiverTumorSegLib.resample import (
     Interpolation,
+    apply_weights,
     cubic_weights,
     halve_in_plane,
     largest_share,
@@ -245,6 +246,30 @@ def test_mirroring_and_turning_change_no_bit(
         again = resample(view, (9, 30, 11), interpolation, align_corners=align_corners)
         assert np.array_equal(again, plain)
         assert again.flags.c_contiguous
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    sizes_in=st.tuples(*[st.integers(1, 40)] * 3),
+    sizes_out=st.tuples(*[st.integers(1, 40)] * 3),
+    align_corners=st.booleans(),
+    cubic=st.booleans(),
+)
+def test_sums_of_few_weights_are_the_whole_products(
+    sizes_in: tuple[int, ...], sizes_out: tuple[int, ...], align_corners: bool, cubic: bool
+) -> None:
+    """A spline has few weights at a sample and many between two: rows need earlier slices again."""
+    make = cubic_weights if cubic else linear_weights
+    weights = [
+        make(before, after, align_corners=align_corners) if before != after else None
+        for before, after in zip(sizes_in, sizes_out, strict=True)
+    ]
+    expected = volume = noise(sizes_in)
+    for axis, matrix in enumerate(weights):
+        if matrix is not None:
+            product = np.tensordot(matrix.astype(float), expected, axes=(1, axis))
+            expected = np.moveaxis(product, 0, axis)
+    np.testing.assert_allclose(apply_weights(volume, weights), expected, atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,7 +18,15 @@ from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.preprocess import Grid, Prepared, network_input, prepare, prepare_labels
 from LiverTumorSegLib.recipe import FixedShape, LiverCrop, Preprocessing, Recipe, Spacing, Window
 from LiverTumorSegLib.recipes import RECIPES
-from LiverTumorSegLib.restore import decide, likelihoods, restore, restored_slices, slices_of
+from LiverTumorSegLib.resample import apply_weights
+from LiverTumorSegLib.restore import (
+    axis_weights,
+    decide,
+    likelihoods,
+    restore,
+    restored_slices,
+    slices_of,
+)
 from LiverTumorSegLib.volume import Volume
 from Testing.recipe_cases import PLAIN
 
@@ -134,6 +142,12 @@ def test_slices_are_those_of_the_whole_array_interpolated_at_once(
     assert got.shape == expected.shape
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
+    weights = [
+        axis_weights(before, after, grid)
+        for before, after in zip(inner.shape[1:], expected.shape[1:], strict=True)
+    ]
+    at_once = np.stack([apply_weights(channel, weights) for channel in inner])
+    assert np.array_equal(got, at_once)  # to the bit, as a part of the CT is brought back
 
 
 def test_few_slices_are_held_at_a_time() -> None:

@@ -22,6 +22,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from LiverTumorSegLib import volume as volume_module
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.nifti import write_nifti
 from LiverTumorSegLib.volume import read_labels, read_volume, write_labels
 
 REPOSITORY = Path(__file__).parents[2]
@@ -111,6 +112,27 @@ def test_written_nifti_has_sform_and_qform_alike(direction: tuple, tmp_path: Pat
     header = nib.load(path).header
     assert (header["sform_code"], header["qform_code"]) == (1, 1)
     np.testing.assert_allclose(header.get_sform(), header.get_qform(), atol=3e-3)
+
+
+@FEW
+@given(direction=directions(), kind=st.sampled_from([np.uint8, np.float32]))
+def test_written_nifti_as_nibabel_reads_it(direction: tuple, kind: type, tmp_path: Path) -> None:
+    grid = Geometry(SHAPE, SPACING_MM, (1, 2, 3), direction)
+    voxels = (RAMP / 4).astype(np.float16)[::-1]
+    write_nifti(tmp_path / "p.nii.gz", voxels, kind, grid)
+    image = nib.load(tmp_path / "p.nii.gz")
+    assert image.get_data_dtype() == kind
+    assert image.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_array_equal(image.get_fdata().T, voxels.astype(kind))
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    np.testing.assert_allclose(image.affine, lps_to_ras @ grid.index_to_lps(), atol=1e-5)
+
+
+def test_the_same_labels_are_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever the time, which gzip writes into a file unless told otherwise."""
+    path, grid = tmp_path / "labels.nii.gz", Geometry(SHAPE, SPACING_MM)
+    write_labels(path, (RAMP % 3).astype(np.uint8), grid)
+    assert path.read_bytes()[4:8] == bytes(4)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
