@@ -1,7 +1,7 @@
 # make demo    segment the sample CT with the embedded weights
 # make test    run all tests
 # make lint    ruff (rules and format) and mypy
-# make bench   time a segmentation on this machine
+# make bench   measure speed and memory against others (about half an hour), into README.md
 #
 # Everything is installed into .venv in this folder, once: the stamps below name what they depend on.
 # PYTHON names another interpreter (make demo PYTHON=python3.12). pip reads its own settings from the
@@ -38,7 +38,7 @@ lint: $(TOOLS)
 	@$(PY) -m mypy
 
 bench: $(TOOLS)
-	@$(PY) -m Testing.benchmarks.segment_time
+	@$(PY) -m Testing.benchmarks --write README.md
 
 # $(call step,MESSAGE,COMMAND): one line on the screen; the command's own output only if it fails.
 define step

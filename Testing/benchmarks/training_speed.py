@@ -1,18 +1,13 @@
 """Samples a second of the whole trainer, loading and augmentation included, against nnU-Net's.
 
-    python -m Testing.benchmarks.training_speed PREPARED --nnunet-python ENV/bin/python
-                                                [--recipe starter-tumor] [--steps 40] [--rounds 3]
+    python -m Testing.benchmarks.training_speed PREPARED [--recipe starter-tumor] [--steps 40]
+                                                [--rounds 3] [--nnunet-env ENV]
 
 Both train the same network, whose finest output alone is supervised and as fine as its input, on
 windows of the same size in batches of the same number, cut from the same prepared arrays; all else
 is each trainer's own: sampling, augmentation, loading processes, precision, loss, optimizer,
-average. nnU-Net lives in an
-environment of its own, made with
-
-    python -m venv ENV && ENV/bin/pip install torch==2.13.0 torchvision==0.28.0 nnunetv2==2.8.1
-
-so that both have the same torch. The two take turns; each round times steps after a warm-up, which
-is longer than the batches that either keeps in stock.
+average. nnU-Net lives in an environment of its own (`nnunet_env`). The two take turns; each round
+times steps after a warm-up, which is longer than the batches that either keeps in stock.
 """
 
 from __future__ import annotations
@@ -35,13 +30,18 @@ from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.labels import masks_of
 from LiverTumorSegLib.recipe import Recipe
 from LiverTumorSegLib.recipes import RECIPES
+from Testing.benchmarks.measured_process import ROOT
+from Testing.benchmarks.nnunet_env import (
+    add_environment_option,
+    nnunet_environment,
+    nnunet_python,
+)
 from Training.cache import prepared_folder, read_prepared
 from Training.checks import windows
 from Training.dataset import read_data_set
 from Training.loading import load
 from Training.train import Samples, overridden, shares_of_batches, start, train_epoch
 
-ROOT = Path(__file__).parents[2]
 WARM_UP = 12
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, help="folder of Training.prepare")
-    parser.add_argument("--nnunet-python", type=Path, required=True)
+    add_environment_option(parser)
     parser.add_argument("--recipe", choices=RECIPES, metavar="RECIPE", default="starter-tumor")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=40)
@@ -60,6 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = overridden(RECIPES[arguments.recipe], arguments.set)
     recipe = comparable(recipe)
+    python = nnunet_python(arguments.nnunet_env)
     data, device = read_data_set(arguments.data), pick_device(arguments.device)
     folders = [prepared_folder(data, case, recipe) for case in data.cases]
     print(
@@ -71,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         job = write_job(Path(folder), recipe, folders, arguments.steps, device)
         for number in range(1, arguments.rounds + 1):
-            speeds["nnU-Net"].append(theirs(job, arguments.nnunet_python))
+            speeds["nnU-Net"].append(theirs(job, python))
             speeds["ours"].append(ours(recipe, folders, arguments.steps, device))
             told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in speeds.items())
             print(f"round {number}: {told} samples/s, load {os.getloadavg()[0]:.1f}")
@@ -104,11 +105,10 @@ def ours(recipe: Recipe, folders: list[Path], steps: int, device: torch.device) 
 
 def theirs(job: Path, python: Path) -> float:
     """Samples a second of nnU-Net's trainer, in its own environment."""
-    paths = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), str(job.parent))
     done = subprocess.run(
         [python, "-m", "Testing.benchmarks.nnunet_training", job],
         cwd=ROOT,
-        env={**os.environ, **paths, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **nnunet_environment(job.parent)},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
