@@ -120,9 +120,9 @@ def bands(recipe: Recipe) -> list[float]:
         assert recipe.target == "liver"  # equalization leaves no fixed value between both
         return [*EQUALIZED_BAND]
     of_target = {"liver": (REST_HU + LIVER_HU) / 2, "tumor": (LIVER_HU + TUMOR_HU) / 2}
-    hu = np.array([of_target[target] for target in recipe.targets])
+    hu = np.array([[[of_target[target] for target in recipe.targets]]])
     values, _ = to_network_values(hu, recipe.preprocessing.intensity)
-    return [*map(float, values), NO_CEILING]
+    return [*values[0, 0].tolist(), NO_CEILING]
 
 
 def paint(volume: Volume, labels: np.ndarray, *, equalized: bool) -> np.ndarray:
