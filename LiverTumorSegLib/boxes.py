@@ -77,18 +77,22 @@ def opened(mask: np.ndarray, ball: np.ndarray) -> np.ndarray:
 def _eroded(mask: np.ndarray, ball: np.ndarray) -> np.ndarray:
     """Erosion, as if everything beyond the array belonged to the mask.
 
-    Slice by slice: as often as the ball has planes that differ, not as often as it has planes.
+    Each slice is eroded once by each disk that the ball consists of, not by each of its planes.
     """
     radius = len(ball) // 2
     height, width = mask.shape[1:]
+    disks = [
+        (np.argwhere(disk), np.flatnonzero((ball == disk).all(axis=(1, 2))) - radius)
+        for disk in np.unique(ball, axis=0)
+    ]
     result = np.ones(mask.shape, dtype=bool)
     for z, plane in enumerate(mask):
         padded = np.pad(plane, radius, constant_values=True)
-        for disk in np.unique(ball, axis=0):
+        for pixels, planes in disks:
             kept = np.ones((height, width), dtype=bool)
-            for y, x in np.argwhere(disk):
+            for y, x in pixels:
                 kept &= padded[y : y + height, x : x + width]
-            for dz in np.flatnonzero((ball == disk).all(axis=(1, 2))) - radius:
+            for dz in planes:
                 if 0 <= z + dz < len(mask):
                     result[z + dz] &= kept
     return result

@@ -53,10 +53,13 @@ def converted(network: nn.Module, window: Sequence[int], openvino: Any) -> Any:
 def convert(network: nn.Module, window: Sequence[int], openvino: Any) -> Any:
     """Convert a network for one window."""
     example = torch.zeros((1, 1, *window))
-    # A program with an option --verbose makes it print, amid the lines that others read.
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of checks of sizes, which are fixed here
-        return openvino.convert_model(network, example_input=example, input=example.shape)
+        # Traced here, because OpenVINO would have the tracer run the network three times.
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+    # A program with an option --verbose makes it print, amid the lines that others read.
+    with contextlib.redirect_stdout(io.StringIO()):
+        return openvino.convert_model(traced, example_input=example, input=example.shape)
 
 
 def key(network: nn.Module, window: Sequence[int], version: str) -> str:

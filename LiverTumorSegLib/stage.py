@@ -105,6 +105,31 @@ def run_stage(
         InputError: the network has other channels than its recipe needs.
     """
     recipe = model.recipe
+    masks, kept = predicted(
+        volume, model, device, backend, flips, probabilities, on_progress, liver
+    )
+    if "liver" in masks:
+        liver = masks["liver"] = clean_liver(masks["liver"], recipe.inference)
+    if "tumor" in masks:
+        tumor = masks["tumor"] if liver is None else masks["tumor"] & liver
+        voxel_mm3 = volume.geometry.voxel_ml * 1000.0
+        masks["tumor"] = clean_tumor(tumor, recipe.inference, voxel_mm3)
+    (used,) = model.predictors.values()
+    return StageResult(masks, kept, used.told)
+
+
+def predicted(
+    volume: Volume,
+    model: Model,
+    device: torch.device,
+    backend: str,
+    flips: bool,
+    probabilities: bool,
+    on_progress: Report,
+    liver: np.ndarray | None,
+) -> Found:
+    """What `run_stage` post-processes; what the network saw of the CT is let go of before that."""
+    recipe = model.recipe
     on_progress(0.0)
     prepared = prepare(volume, recipe.preprocessing, liver)
     grid, low = prepared.grid, prepared.scale.low
@@ -134,15 +159,7 @@ def run_stage(
             probabilities=probabilities,
         )
 
-    masks, kept = with_less_and_less_memory(attempt, model, device)
-    if "liver" in masks:
-        liver = masks["liver"] = clean_liver(masks["liver"], recipe.inference)
-    if "tumor" in masks:
-        tumor = masks["tumor"] if liver is None else masks["tumor"] & liver
-        voxel_mm3 = volume.geometry.voxel_ml * 1000.0
-        masks["tumor"] = clean_tumor(tumor, recipe.inference, voxel_mm3)
-    (used,) = model.predictors.values()
-    return StageResult(masks, kept, used.told)
+    return with_less_and_less_memory(attempt, model, device)
 
 
 def with_less_and_less_memory(
