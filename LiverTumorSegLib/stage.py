@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from LiverTumorSegLib.backends import Predictor, predictor
 from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.components import bounding_box
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.postprocess import clean_liver, clean_tumor
 from LiverTumorSegLib.preprocess import network_input, prepare
 from LiverTumorSegLib.recipe import Recipe, Triple
-from LiverTumorSegLib.restore import decide, restore, slices_of
+from LiverTumorSegLib.restore import Part, decide, part_of, restore
 from LiverTumorSegLib.sliding_window import Output, predict_slices, window_within
 from LiverTumorSegLib.volume import Volume
 
@@ -86,8 +88,8 @@ def run_stage(
 ) -> StageResult:
     """Run a network over a CT.
 
-    A network of slices is spared the slices that cannot matter: those without the liver given, or
-    those far from where the recipe's first look finds something.
+    A network of slices is spared what cannot matter: what lies far from the liver given, or from
+    where the recipe's first look finds something.
 
     Args:
         volume: the CT.
@@ -141,16 +143,19 @@ def predicted(
     def attempt(way: Way) -> Found:
         predict = slice_predictor(model, image.shape, output, low, way, backend, flips)
         share = 0.0  # of the progress: what a first look takes
+        part: Part | None = whole(image.shape)
         if model.network.dimensions == 2:
-            keep, prepass = range(len(image)), recipe.inference.prepass
+            prepass = recipe.inference.prepass
             if liver is not None:
-                keep = slices_of(liver, grid)
+                part = part_of(liver, grid)
             elif prepass and len(image) > 2 * prepass.margin_slices:
                 share = 1 / prepass.every_slices
-                keep = first_look(predict, image, recipe, lambda done: on_progress(done * share))
-            image[: keep.start] = image[keep.stop :] = low
+                part = first_look(predict, image, recipe, lambda done: on_progress(done * share))
+            part = part and with_surroundings(part, recipe, image.shape)
         return restore(
-            predict(image, lambda done: on_progress(share + done * (1 - share))),
+            predict_part(
+                predict, image, part, output, lambda done: on_progress(share + done * (1 - share))
+            ),
             grid,
             output.scale,
             volume.hu.shape,
@@ -270,8 +275,10 @@ def checked(
 
 def first_look(
     predict: PredictSlices, image: np.ndarray, recipe: Recipe, on_progress: Report
-) -> range:
-    """The slices from the first to the last that shows something, with margin; or none.
+) -> Part | None:
+    """The part from the first to the last slice, row and column that shows something; or none.
+
+    Along z it has the recipe's margin.
 
     Args:
         predict: gives the (C, y, x) probabilities of an image slice by slice.
@@ -282,11 +289,100 @@ def first_look(
     prepass = recipe.inference.prepass
     assert prepass is not None
     every, margin = prepass.every_slices, prepass.margin_slices
-    shown = [
-        index * every
-        for index, values in enumerate(predict(image[::every], on_progress))
-        if decide(values, recipe)[recipe.targets[0]].any()
+    shown: list[int] = []
+    somewhere: np.ndarray | None = None
+    for index, values in enumerate(predict(image[::every], on_progress)):
+        found = decide(values, recipe)[recipe.targets[0]]
+        if found.any():
+            shown.append(index * every)
+            somewhere = found if somewhere is None else somewhere | found
+    box = None if somewhere is None else bounding_box(somewhere)
+    if somewhere is None or box is None:
+        return None
+    finer = [
+        after // before for after, before in zip(somewhere.shape, image.shape[1:], strict=True)
     ]
-    if not shown:
-        return range(0)
-    return range(max(shown[0] - margin, 0), min(shown[-1] + margin + 1, len(image)))
+    y, x = (
+        range(edges.start // factor, (edges.stop - 1) // factor + 1)
+        for edges, factor in zip(box, finer, strict=True)
+    )
+    return range(max(shown[0] - margin, 0), min(shown[-1] + margin + 1, len(image))), y, x
+
+
+def with_surroundings(part: Part, recipe: Recipe, shape: Triple) -> Part:
+    """A part whose rows and columns go on for an eighth of the window, and fill one at least.
+
+    So a liver's border is not the windows' border, and a liver may be larger between two slices
+    that were looked at.
+    """
+    y, x = (
+        widened(edges, length // 8, length, size)
+        for edges, length, size in zip(
+            part[1:], window_within(recipe.patch, shape)[1:], shape[1:], strict=True
+        )
+    )
+    return part[0], y, x
+
+
+def widened(edges: range, margin: int, least: int, size: int) -> range:
+    """A range with a margin on both sides and of a least length, within an axis.
+
+    >>> widened(range(10, 20), 2, 16, 100), widened(range(0, 3), 2, 16, 100)
+    (range(7, 23), range(0, 16))
+    """
+    missing = max(least - len(edges) - 2 * margin, 0)
+    start = max(edges.start - margin - missing // 2, 0)
+    stop = min(max(edges.stop + margin + (missing + 1) // 2, start + least), size)
+    return range(max(min(start, stop - least), 0), stop)
+
+
+def whole(shape: Triple) -> Part:
+    """All of an array."""
+    z, y, x = map(range, shape)
+    return z, y, x
+
+
+def predict_part(
+    predict: PredictSlices,
+    image: np.ndarray,
+    part: Part | None,
+    output: Output,
+    on_progress: Report,
+) -> Iterator[np.ndarray]:
+    """Probabilities of all of an image, of which a part is predicted: the rest is background.
+
+    Args:
+        predict: gives those of a part, slice by slice.
+        image: (z, y, x) network values.
+        part: None for none.
+        output: what the network gives.
+        on_progress: told the share done.
+
+    Yields:
+        float32 (C, y, x), for each slice as many as the scale of its axis.
+    """
+    depth, height, width = (
+        size * factor for size, factor in zip(image.shape, output.scale, strict=True)
+    )
+    background = np.zeros((output.channels, height, width), np.float32)
+    if output.activation == "softmax":
+        background[0] = 1
+    if part is None:
+        on_progress(1.0)
+        yield from itertools.repeat(background, depth)
+        return
+    if part == whole(image.shape):
+        yield from predict(image, on_progress)
+        return
+    z, y, x = (
+        slice(edges.start * factor, edges.stop * factor)
+        for edges, factor in zip(part, output.scale, strict=True)
+    )
+    slices = predict(image[tuple(slice(e.start, e.stop) for e in part)], on_progress)
+    for index in range(depth):
+        if not z.start <= index < z.stop:
+            yield background
+            continue
+        plane = background.copy()
+        plane[:, y, x] = next(slices)
+        yield plane
