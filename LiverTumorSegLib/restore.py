@@ -12,12 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from LiverTumorSegLib.components import bounding_box
 from LiverTumorSegLib.preprocess import Grid, orient
 from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.resample import linear_weights, resampled_slices
-
-Part = tuple[range, range, range]  # of an array (z, y, x)
 
 
 def restore(
@@ -118,33 +115,3 @@ def likelihoods(values: np.ndarray, recipe: Recipe) -> dict[str, np.ndarray]:
     if recipe.inference.activation == "softmax":
         return {"liver": values[1] + values[2], "tumor": values[2]}
     return dict(zip(recipe.targets, values, strict=True))
-
-
-def part_of(mask: np.ndarray, grid: Grid) -> Part | None:
-    """The smallest part of the padded grid that voxels of a mask on the CT are restored from.
-
-    Args:
-        mask: bool (z, y, x) on the CT.
-        grid: of the prepared CT.
-
-    Returns:
-        Indices along (z, y, x); None where no voxel of the mask lies in the crop box.
-    """
-    starts = [max(start, 0) for start, _ in grid.box]
-    cropped = tuple(slice(first, stop) for first, (_, stop) in zip(starts, grid.box, strict=True))
-    inside = bounding_box(orient(mask, grid.axes, grid.flips)[cropped])
-    if inside is None:
-        return None
-    part = []
-    for axis, edges in enumerate(inside):
-        start, stop = grid.box[axis]
-        beyond = starts[axis] - start
-        weights = axis_weights(grid.shape[axis], stop - start, grid)
-        rows = slice(edges.start + beyond, edges.stop + beyond)
-        used = np.arange(rows.start, rows.stop)
-        if weights is not None:
-            used = np.flatnonzero(weights[rows].any(axis=0))
-        before = grid.padding[axis][0]
-        part.append(range(before + int(used[0]), before + int(used[-1]) + 1))
-    z, y, x = part
-    return z, y, x

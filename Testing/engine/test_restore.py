@@ -6,7 +6,6 @@ import itertools
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from LiverTumorSegLib.restore import (
     axis_weights,
     decide,
     likelihoods,
-    part_of,
     restore,
     restored_slices,
 )
@@ -409,72 +407,3 @@ def test_a_smooth_blob_survives_the_way_there_and_back_within_one_voxel(
     # No systematic shift: the centers agree far better than the voxels are large.
     centers = [index[mask].mean(axis=0) for mask in (blob, restored)]
     assert np.abs(centers[0] - centers[1]).max() <= 0.1 * voxel_mm
-
-
-# Which part matters
-
-
-@settings(max_examples=90, deadline=None)
-@given(
-    axis=st.integers(0, 2),
-    size=st.integers(1, 9),
-    mm=st.sampled_from([0.5, 1.0, 2.5]),
-    wanted_mm=st.sampled_from([None, 1.0, 4.0]),
-    pad=st.integers(1, 14),
-    data=st.data(),
-)
-def test_the_part_of_a_mask_is_what_its_voxels_depend_on(
-    axis: int, size: int, mm: float, wanted_mm: float | None, pad: int, data: st.DataObject
-) -> None:
-    """Found, along one axis, by changing one plane of the output after the other."""
-
-    def along(value: Any, others: Any) -> tuple:
-        return tuple(value if i == axis else others for i in range(3))
-
-    start = data.draw(st.integers(0, size - 1), "start")
-    stop = data.draw(st.integers(start + 1, size), "stop")
-    shape = along(size, 3)
-    mask = np.zeros(shape, dtype=bool)
-    mask[along(slice(start, stop), 1)] = True
-    resampling = Spacing(along(wanted_mm, None)) if wanted_mm else None
-    recipe = replace(PLAIN, resampling=resampling, pad_minimum=along(pad, 1))
-    grid = grid_of(recipe, shape, along(mm, 1.0))
-    output = np.zeros_like(output_on(grid, (1, 1, 1)))
-
-    matters = []
-    for index in range(output.shape[1 + axis]):
-        changed = np.moveaxis(output.copy(), 1 + axis, 0)
-        changed[index] = 1
-        changed = np.moveaxis(changed, 0, 1 + axis)
-        rows = np.stack([*restored_slices(sliced(changed), grid, (1, 1, 1))], axis=1)
-        if rows[(0, *along(slice(start, stop), slice(None)))].any():
-            matters.append(index)
-    part = part_of(mask, grid)
-    assert part is not None
-    assert part[axis] == range(matters[0], matters[-1] + 1)
-    assert [*part[:axis], *part[axis + 1 :]] == [range(1, 2)] * 2
-
-
-def test_a_mask_of_nothing_or_outside_the_box_has_no_part() -> None:
-    shape = (8, 6, 6)
-    mask = np.zeros(shape, dtype=bool)
-    assert part_of(mask, grid_of(PLAIN, shape)) is None
-    liver = mask.copy()
-    liver[2:4] = True
-    grid = prepare(volume_of(noise(shape)), replace(PLAIN, liver_crop=LIVER_CROP), liver).grid
-    mask[6:] = True
-    assert part_of(mask, grid) is None
-    part = part_of(liver, grid)
-    assert part is not None
-    assert part[0] == range(1, 3)
-
-
-def test_the_part_of_a_mask_follows_the_scan_s_direction() -> None:
-    """A CT scanned from head to foot: the first slices are the last of the prepared grid."""
-    down = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
-    shape = (8, 3, 4)
-    mask = np.zeros(shape, dtype=bool)
-    mask[0:2, 1:] = True
-    volume = Volume(noise(shape), Geometry(shape, (2.5, 0.8, 0.7), direction=down))
-    part = part_of(mask, prepare(volume, PLAIN).grid)
-    assert part == (range(6, 8), range(1, 3), range(4))
