@@ -51,15 +51,24 @@ def converted(network: nn.Module, window: Sequence[int], openvino: Any) -> Any:
 
 
 def convert(network: nn.Module, window: Sequence[int], openvino: Any) -> Any:
-    """Convert a network for one window."""
-    example = torch.zeros((1, 1, *window))
+    """Convert a network for one window.
+
+    Tracing computes it once, so a small window is traced where the network tells which it takes:
+    sizes are parts of the graph, not constants in it, in all of `networks`.
+    """
+    traced_size = list(window)
+    divisor, minimum = (int(getattr(network, name, 0)) for name in ("divisor", "minimum"))
+    if divisor:
+        enough = max(2 * divisor, minimum)
+        traced_size = [min(size, enough) for size in window]
+    example = torch.zeros((1, 1, *traced_size))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of checks of sizes, which are fixed here
         # Traced here, because OpenVINO would have the tracer run the network three times.
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
     # A program with an option --verbose makes it print, amid the lines that others read.
     with contextlib.redirect_stdout(io.StringIO()):
-        return openvino.convert_model(traced, example_input=example, input=example.shape)
+        return openvino.convert_model(traced, example_input=example, input=[1, 1, *window])
 
 
 def key(network: nn.Module, window: Sequence[int], version: str) -> str:
