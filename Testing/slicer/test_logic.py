@@ -263,7 +263,7 @@ def test_what_the_engine_found_is_shown_as_process_shows_it(
     logic, run, volume_node, labels, read_back
 ):
     probability = (labels == 2).astype(np.float16)
-    segmentation = Segmentation(labels, ("a warning",), {}, None, probability)
+    segmentation = Segmentation(labels, ("a warning",), tumor_probability=probability)
     protocol.write_result(run.folder, segmentation, "cpu")
     shown, wanted = logic.applyRun(run), logic.process(volume_node)
     assert shown.warnings == wanted.warnings
