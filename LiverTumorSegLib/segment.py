@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +13,7 @@ from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.postprocess import touches_border
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.stage import StageResult, run_stage
+from LiverTumorSegLib.timing import timed
 from LiverTumorSegLib.volume import Volume
 
 ProgressHook = Callable[[str, float], None]
@@ -61,24 +61,22 @@ def segment(
     computed_by: dict[str, str] = {}
 
     def run(stage: str, model: Model, liver: np.ndarray | None = None) -> StageResult:
-        start = time.perf_counter()
-
         def report(fraction: float) -> None:
             if on_progress is not None:
                 on_progress(stage, fraction)
 
-        result = run_stage(
-            volume,
-            model,
-            torch_device,
-            backend,
-            flips=flips,
-            probabilities=probabilities,
-            on_progress=report,
-            liver=liver,
-        )
         name = stage.lower().replace(" ", "_")
-        timings_s[name] = time.perf_counter() - start
+        with timed(timings_s, name):
+            result = run_stage(
+                volume,
+                model,
+                torch_device,
+                backend,
+                flips=flips,
+                probabilities=probabilities,
+                on_progress=report,
+                liver=liver,
+            )
         computed_by[name] = result.computed_by
         return result
 

@@ -14,7 +14,7 @@ from LiverTumorSegLib.components import bounding_box
 from LiverTumorSegLib.preprocess import Grid, orient
 from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.restore import axis_weights, decide
-from LiverTumorSegLib.sliding_window import Output, window_within
+from LiverTumorSegLib.sliding_window import Output, background, window_within
 
 Part = tuple[range, range, range]  # of an array (z, y, x)
 Report = Callable[[float], None]
@@ -142,12 +142,10 @@ def predict_part(
     depth, height, width = (
         size * factor for size, factor in zip(image.shape, output.scale, strict=True)
     )
-    background = np.zeros((output.channels, height, width), np.float32)
-    if output.activation == "softmax":
-        background[0] = 1
+    empty = background(output, (height, width))
     if part is None:
         on_progress(1.0)
-        yield from itertools.repeat(background, depth)
+        yield from itertools.repeat(empty, depth)
         return
     if part == whole(image.shape):
         yield from predict(image, on_progress)
@@ -159,8 +157,8 @@ def predict_part(
     slices = predict(image[tuple(slice(e.start, e.stop) for e in part)], on_progress)
     for index in range(depth):
         if not z.start <= index < z.stop:
-            yield background
+            yield empty
             continue
-        plane = background.copy()
+        plane = empty.copy()
         plane[:, y, x] = next(slices)
         yield plane

@@ -159,10 +159,11 @@ def predict_slices(
         # What lies before the next window is complete.
         stop = following[0][0].start * scales[0] if following else len(slices)
         for index in slices[finished:stop]:
-            yield _mean(held.pop(index, None), output, plane)
+            sums = held.pop(index, None)
+            yield background(output, plane) if sums is None else _mean(sums, output.activation)
         finished = stop
     for _ in slices[finished:]:
-        yield _mean(None, output, plane)
+        yield background(output, plane)
 
 
 def _average_flips(
@@ -204,15 +205,19 @@ def _add(
         sums.weight[target] += weight
 
 
-def _mean(sums: _Sums | None, output: Output, plane: list[int]) -> np.ndarray:
-    """Weighted mean; background where no window was predicted."""
-    if sums is None:
-        mean = torch.zeros((output.channels, *plane))
-        covered = torch.zeros(plane, dtype=torch.bool)
-    else:
-        mean, covered = sums.total, sums.weight > 0
-        mean.div_(sums.weight.masked_fill(~covered, 1))
+def background(output: Output, plane: Sequence[int]) -> np.ndarray:
+    """The float32 probabilities (C, *plane) of a slice on which nothing is predicted."""
+    values = np.zeros((output.channels, *plane), np.float32)
     if output.activation == "softmax":
+        values[0] = 1
+    return values
+
+
+def _mean(sums: _Sums, activation: str) -> np.ndarray:
+    """Weighted mean; background where no window was predicted."""
+    mean, covered = sums.total, sums.weight > 0
+    mean.div_(sums.weight.masked_fill(~covered, 1))
+    if activation == "softmax":
         mean[0][~covered] = 1
     return mean.cpu().numpy()
 

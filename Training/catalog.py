@@ -29,6 +29,7 @@ from LiverTumorSegLib.recipe import Recipe, Triple
 from LiverTumorSegLib.recipes import PAPERS, REPORTED
 from LiverTumorSegLib.recipes.common import NO_AUGMENTATION
 from LiverTumorSegLib.sliding_window import window_starts, window_within
+from Training.marked_section import around_marks
 
 CT_VOXELS, BODY_VOXELS, LIVER_VOXELS = (200, 512, 512), (200, 340, 460), (80, 220, 260)
 CT_SPACING_MM = (2.0, 0.75, 0.75)
@@ -49,25 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         print(table())
         return 0
     try:
-        before, after = around_marks(arguments.write.read_text())
+        before, after = around_marks(arguments.write.read_text(), BEGIN, END)
         arguments.write.write_text(f"{before}\n{table()}\n{after}")
     except (OSError, ValueError) as error:
         print(f"error: {arguments.write}: expected both marks: {error}", file=sys.stderr)
         return InputError.exit_code
     return 0
-
-
-def around_marks(text: str) -> tuple[str, str]:
-    """What stands before and after the table, each with its mark.
-
-    Raises:
-        ValueError: a mark is missing.
-    """
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{BEGIN!r} and {END!r} are needed, in this order")
-    return before + BEGIN, END + after
 
 
 def listing() -> str:

@@ -37,6 +37,7 @@ from Testing.benchmarks.recipe_time import recipe_time
 from Testing.benchmarks.scaling import scaling
 from Testing.benchmarks.whole_job import whole_job
 from Testing.benchmarks.window_time import window_time
+from Training.marked_section import around_marks
 
 SAMPLE = ROOT / "Testing" / "data" / "hcc006_arterial.nii.gz"
 SLICES = [100, 200, 400, 800, 1500]
@@ -142,7 +143,7 @@ def render(path: Path, write: Path | None) -> None:
         print("\n" + speed_page.section(paths, Path.cwd()))
         return
     try:
-        before, after = speed_page.around_marks(write.read_text())
+        before, after = around_marks(write.read_text(), speed_page.BEGIN, speed_page.END)
     except (OSError, ValueError) as error:
         raise InputError(f"{write}: expected both marks: {error}") from error
     text = speed_page.section(paths, write.resolve().parent)

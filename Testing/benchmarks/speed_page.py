@@ -43,19 +43,6 @@ def plot_of(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def around_marks(text: str) -> tuple[str, str]:
-    """What stands before and after the section, each with its mark.
-
-    Raises:
-        ValueError: a mark is missing.
-    """
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{BEGIN!r} and {END!r} are needed, in this order")
-    return before + BEGIN, END + after
-
-
 def page(results: Results, plot: Path) -> str:
     """What one machine's results say.
 
@@ -105,7 +92,12 @@ def whole_words(part: Results, rates: Results | None) -> str:
             f"{row.get('windows', part['windows'])} |"
         )
     theirs = [row for row in rows if "dice" in row]
-    agreement = f", Dice {theirs[0]['dice']:.2f} with ours inside our liver" if theirs else ""
+    agreement = ""
+    if theirs:
+        agreement = (
+            f", Dice {theirs[0]['dice']:.2f} with ours inside our liver (it resamples otherwise, "
+            "and nothing outside the liver is blanked for it)"
+        )
     return (
         f"The whole job on `{part['ct']}` ({shape(part)} voxels), from the start of a process to "
         f"its end. nnU-Net's own predictor runs the same tumor network with the same weights, "

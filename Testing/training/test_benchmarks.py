@@ -26,6 +26,7 @@ from Testing.benchmarks.recipe_time import SETS
 from Testing.benchmarks.scaling import multiple
 from Testing.benchmarks.whole_job import dice, precision_of
 from Testing.phantom import phantom
+from Training.marked_section import around_marks
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 MB = 2**20
@@ -228,7 +229,7 @@ def test_dice_of_nothing_is_whole() -> None:
 
 def test_the_section_of_the_readme_is_what_was_measured() -> None:
     text = README.read_text()
-    before, after = speed_page.around_marks(text)
+    before, after = around_marks(text, speed_page.BEGIN, speed_page.END)
     written = speed_page.section(speed_page.RESULTS.values(), README.parent)
     assert f"{before}\n{written}\n{after}" == text, (
         "run python -m Testing.benchmarks --only --write README.md"

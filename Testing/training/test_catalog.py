@@ -11,7 +11,6 @@ from LiverTumorSegLib.recipes import PAPERS, RECIPES
 from Training.catalog import (
     BEGIN,
     END,
-    around_marks,
     cost,
     listing,
     main,
@@ -20,6 +19,7 @@ from Training.catalog import (
     variant,
     window_gflop,
 )
+from Training.marked_section import around_marks
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -27,7 +27,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 @pytest.mark.slow
 def test_the_table_of_the_readme_is_what_the_recipes_say() -> None:
     text = README.read_text()
-    before, after = around_marks(text)
+    before, after = around_marks(text, BEGIN, END)
     assert f"{before}\n{table()}\n{after}" == text, (
         "run python -m Training.catalog --write README.md"
     )
@@ -74,7 +74,7 @@ def test_the_list_shows_every_recipe_and_what_was_reported() -> None:
 
 
 def test_the_table_stands_between_the_marks(tmp_path: Path) -> None:
-    assert around_marks(f"a{BEGIN}old{END}b") == (f"a{BEGIN}", f"{END}b")
+    assert around_marks(f"a{BEGIN}old{END}b", BEGIN, END) == (f"a{BEGIN}", f"{END}b")
     page = tmp_path / "page.md"
     page.write_text(f"{END} before {BEGIN}")
     assert main(["--write", str(page)]) == 2
