@@ -186,7 +186,8 @@ def run(tasks: list[Task], workers: int) -> Iterator[tuple[Task, Record | list[s
             yield task, prepare_case(task)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), ignore_interrupts)
-    futures = {pool.submit(prepare_case, task): task for task in tasks}
+    with interrupts_ignored():  # which the processes inherit, also while they still start
+        futures = {pool.submit(prepare_case, task): task for task in tasks}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -202,6 +203,16 @@ def run(tasks: list[Task], workers: int) -> Iterator[tuple[Task, Record | list[s
 def ignore_interrupts() -> None:
     """Let Ctrl-C reach the main process alone, so that the cases in hand are finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for the moment that it takes to start processes."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def check_copies(records: list[Record]) -> tuple[list[Record], list[str]]:

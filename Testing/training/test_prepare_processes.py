@@ -54,16 +54,33 @@ def test_a_killed_worker_is_told(
     assert not (tmp_path / "out").exists()
 
 
+# The first worker starts at once, the others later: as on a machine that has much else to do.
+LATE_WORKERS = """
+import os, sys, time
+if "--multiprocessing-fork" in sys.orig_argv:
+    try:
+        os.close(os.open(os.environ["FIRST_WORKER"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        time.sleep(10)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="groups of processes are POSIX")
 def test_ctrl_c_at_a_terminal_stops_all_processes(tmp_path: Path) -> None:
-    """The signal goes to every process of the group, as a terminal sends it."""
+    """The signal goes to every process of the group, as a terminal sends it, also to late ones."""
     write_cases(tmp_path / "cases", 20)
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "sitecustomize.py").write_text(LATE_WORKERS)
     records = tmp_path / "prepared" / UNFINISHED / RECORDS
     command = [sys.executable, "-m", "Training.prepare", "cases", "-o", "prepared"]
     with subprocess.Popen(
         [*command, "--workers", "2"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path / "late"), str(REPOSITORY)]),
+            "FIRST_WORKER": str(tmp_path / "first"),
+        },
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
