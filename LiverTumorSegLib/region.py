@@ -24,7 +24,12 @@ from LiverTumorSegLib.recipe import Triple
 from LiverTumorSegLib.resample import apply_weights
 from LiverTumorSegLib.restore import axis_weights, likelihoods
 from LiverTumorSegLib.sliding_window import window_starts, window_within
-from LiverTumorSegLib.stage import Way, output_of, slice_predictor
+from LiverTumorSegLib.stage import (
+    Way,
+    output_of,
+    slice_predictor,
+    with_less_and_less_memory,
+)
 from LiverTumorSegLib.volume import Volume
 
 NEAR_MM = 5.0
@@ -140,13 +145,9 @@ def find_at(
     while True:
         cut, whole = _windows_over(wanted, search.image.shape, window, recipe.inference.overlap)
         part = search.image[tuple(slice(*edges) for edges in cut)]
-        output = output_of(search.model)
-        predict = slice_predictor(
-            search.model, _three(part.shape), output, search.low, Way(device), backend, flips
-        )
-        values = np.stack(list(predict(part, on_progress)), axis=1)
-        tumor = likelihoods(values, recipe)["tumor"]
-        box, probability = _on_ct(search, tumor, cut, whole, output.scale)
+        tumor = _tumor_in(search, part, device, backend, flips, on_progress)
+        scale = output_of(search.model).scale
+        box, probability = _on_ct(search, tumor, cut, whole, scale)
         probability[~liver[box]] = 0.0
         offset = np.array([edges.start for edges in box])
 
@@ -164,6 +165,25 @@ def find_at(
         if larger == whole:
             return _found(lesion, offset, grid, threshold, float(probability[lesion].mean()))
         wanted = larger
+
+
+def _tumor_in(
+    search: Search,
+    part: np.ndarray,
+    device: torch.device,
+    backend: str,
+    flips: bool,
+    on_progress: Report,
+) -> np.ndarray:
+    """Tumor probabilities of a part of the image, on the grid of the network's output."""
+    model, output, shape = search.model, output_of(search.model), _three(part.shape)
+
+    def attempt(way: Way) -> np.ndarray:
+        predict = slice_predictor(model, shape, output, search.low, way, backend, flips)
+        return np.stack(list(predict(part, on_progress)), axis=1)
+
+    values = with_less_and_less_memory(attempt, model, device)
+    return likelihoods(values, model.recipe)["tumor"]
 
 
 def _oriented_point(search: Search, point_lps_mm: Sequence[float]) -> np.ndarray:

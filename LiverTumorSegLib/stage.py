@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from LiverTumorSegLib.sliding_window import Output, predict_slices, window_withi
 from LiverTumorSegLib.volume import Volume
 
 Found = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # masks and probabilities by target
+Result = TypeVar("Result")
 
 
 logger = logging.getLogger(__name__)
@@ -174,8 +176,8 @@ def predicted(
 
 
 def with_less_and_less_memory(
-    attempt: Callable[[Way], Found], model: Model, device: torch.device
-) -> Found:
+    attempt: Callable[[Way], Result], model: Model, device: torch.device
+) -> Result:
     """Try with fewer windows at a time, then adding them up on the CPU, then all on the CPU.
 
     Args:

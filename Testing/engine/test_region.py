@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from LiverTumorSegLib.backends import Predictor, predictor
 from LiverTumorSegLib.checkpoint import Model, load_model
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import Cancelled, InputError
@@ -99,6 +100,23 @@ def test_the_lesion_at_a_point_is_found_to_the_voxel(model: Model) -> None:
         assert np.array_equal(result.whole(labels.shape), lesions == number)
         assert result.threshold == model.recipe.inference.threshold
         assert result.mean_probability == pytest.approx(1.0)
+
+
+def test_a_device_out_of_memory_is_left_for_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here: a fake runs out of the memory of one."""
+
+    def full(network: nn.Module, window: object, backend: str, device: torch.device) -> Predictor:
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return predictor(network, window, backend, device)
+
+    monkeypatch.setattr("LiverTumorSegLib.stage.predictor", full)
+    volume, labels = phantom()
+    search = prepare_search(volume, tumor_model(), labels > 0)
+    point = volume.geometry.lps_of(np.array(FIRST))
+    result = find_at(search, point, torch.device("cuda"), "torch")
+    assert result is not None
+    assert np.array_equal(result.whole(labels.shape), lesion_components(labels == 2)[0] == 1)
 
 
 DIRECTIONS = {
