@@ -11,7 +11,10 @@ Definitions, the same everywhere in the product:
   outline through the lesion's voxel centers. A lesion one voxel wide measures 0 mm.
 - Axial slices: the native slices along the array axis closest to the patient's z axis; no
   resampling. Of equally long axes the one with the longest short axis counts, then the first slice.
-- HU: mean and population standard deviation over the lesion's voxels.
+- HU: mean, population standard deviation, median and the 5th and 95th percentile over the lesion's
+  voxels; of the liver, mean and standard deviation over its voxels outside of tumors.
+- Feret diameter, equivalent sphere, surface, sphericity, uncertainty of the volume: see `shape`.
+- Couinaud segments: the shares of the lesion's voxels in a map that the user gives; never guessed.
 - Mean probability: mean of the network's tumor probability over the lesion's voxels.
 - Distance to the liver's surface: the smallest distance between the centers of a voxel of the
   lesion and of an outermost voxel of the liver, which is one with a face neighbor outside the
@@ -28,9 +31,17 @@ from scipy.spatial import ConvexHull, KDTree
 from scipy.spatial.distance import cdist, pdist
 
 from LiverTumorSegLib.components import bounding_box, lesion_boxes, lesion_components
+from LiverTumorSegLib.couinaud import segments_text
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.labels import TUMOR
+from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.part import Box
+from LiverTumorSegLib.shape import (
+    equivalent_sphere_mm,
+    feret_mm,
+    sphericity,
+    surface_mm2,
+    volume_uncertainty_percent,
+)
 from LiverTumorSegLib.volume import Volume, clean_hu
 
 _SAME_LENGTH_MM = 1e-6
@@ -59,6 +70,15 @@ class Lesion:
         mean_probability: 0 to 1; None without a probability map.
         surface_distance_mm: distance to the liver's surface; None where the liver has none.
         touches_edge: whether it touches the scan's edge.
+        feret_mm: greatest distance of two voxel centers, in any direction.
+        equivalent_sphere_mm: diameter of the ball of the same volume.
+        surface_mm2: area of its surface.
+        sphericity: surface of that ball / its surface; 1 for a ball, for a few voxels more.
+        p5_hu: 5th percentile of the intensity, between voxels as NumPy interpolates.
+        median_hu: its median.
+        p95_hu: its 95th percentile.
+        volume_uncertainty_percent: how far the volume may be off because voxels were counted.
+        couinaud: the liver segments that hold it, as in "VIII 80 %, VII 20 %"; None without a map.
         long_axis_ends_mm: the two ends of the long axis, in LPS.
         short_axis_ends_mm: the two ends of the short axis, in LPS.
     """
@@ -76,6 +96,15 @@ class Lesion:
     mean_probability: float | None
     surface_distance_mm: float | None
     touches_edge: bool
+    feret_mm: float
+    equivalent_sphere_mm: float
+    surface_mm2: float
+    sphericity: float
+    p5_hu: float
+    median_hu: float
+    p95_hu: float
+    volume_uncertainty_percent: float
+    couinaud: str | None
     long_axis_ends_mm: tuple[Place, Place]
     short_axis_ends_mm: tuple[Place, Place]
 
@@ -85,12 +114,24 @@ COLUMNS = tuple(field.name for field in fields(Lesion) if not field.name.endswit
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one labeled CT holds."""
+    """What one labeled CT holds.
+
+    Attributes:
+        liver_volume_ml: of the liver with its tumors.
+        tumor_volume_ml: of all tumors.
+        tumor_burden_percent: their share of the liver.
+        lesions: the largest first, or as a given map numbers them.
+        liver_mean_hu: of the liver outside of its tumors; None where it was not asked for or there
+            is none.
+        liver_sd_hu: the same.
+    """
 
     liver_volume_ml: float
     tumor_volume_ml: float
     tumor_burden_percent: float
     lesions: tuple[Lesion, ...]
+    liver_mean_hu: float | None = None
+    liver_sd_hu: float | None = None
 
 
 Point = tuple[float, float]
@@ -137,16 +178,22 @@ class Scan:
         surface_mm: the liver's surface as `outermost` returns it.
         liver_ml: volume of the liver, tumors included.
         tumor_probability: float (z, y, x) on the CT's grid, or None.
+        couinaud: integer (z, y, x) on the CT's grid, 1 to 8 for segments I to VIII, or None.
     """
 
     volume: Volume
     surface_mm: np.ndarray
     liver_ml: float
     tumor_probability: np.ndarray | None = None
+    couinaud: np.ndarray | None = None
 
 
 def measure(
-    volume: Volume, labels: np.ndarray, tumor_probability: np.ndarray | None = None
+    volume: Volume,
+    labels: np.ndarray,
+    tumor_probability: np.ndarray | None = None,
+    couinaud: np.ndarray | None = None,
+    lesion_map: np.ndarray | None = None,
 ) -> tuple[Measurement, np.ndarray]:
     """Measure liver and lesions by the definitions at the top of this file.
 
@@ -157,33 +204,44 @@ def measure(
         volume: the CT.
         labels: integer (z, y, x) on the CT's grid: 0 background, 1 liver, 2 tumor.
         tumor_probability: float (z, y, x) on the same grid, for the mean probabilities.
+        couinaud: integer (z, y, x) on the same grid, 1 to 8 for liver segments I to VIII.
+        lesion_map: integer (z, y, x) on the same grid, lesion n of the tumor where a reader has
+            said so; without it the connected parts are numbered by size.
 
     Returns:
-        The numbers, and int32 (z, y, x) with each tumor voxel's lesion number, 1 the largest.
+        The numbers, and int (z, y, x) with each tumor voxel's lesion number.
 
     Raises:
-        ValueError: labels or probabilities and CT differ in shape.
+        ValueError: an array and the CT differ in shape.
     """
-    for array in (labels, tumor_probability):
+    for array in (labels, tumor_probability, couinaud, lesion_map):
         if array is not None and array.shape != volume.hu.shape:
             raise ValueError(
-                f"labels or probabilities have the shape {array.shape} (z, y, x), the CT has "
-                f"{volume.hu.shape}; give them on the CT's own grid"
+                f"labels, probabilities or a map have the shape {array.shape} (z, y, x), the CT "
+                f"has {volume.hu.shape}; give them on the CT's own grid"
             )
-    lesion_map, _ = lesion_components(labels == TUMOR)
+    if lesion_map is None:
+        lesion_map, _ = lesion_components(labels == TUMOR)
     liver_box = bounding_box(labels) or (slice(0),) * 3
     liver = labels[liver_box] > 0
     liver_ml = int(np.count_nonzero(liver)) * volume.geometry.voxel_ml
     boxes = lesion_boxes(lesion_map)
     surface_mm = outermost(liver, liver_box, volume.geometry) if boxes else np.empty((0, 3))
-    scan = Scan(volume, surface_mm, liver_ml, tumor_probability)
+    scan = Scan(volume, surface_mm, liver_ml, tumor_probability, couinaud)
     lesions = tuple(
         measure_lesion(number, lesion_map[box] == number, box, scan)
         for number, box in enumerate(boxes, start=1)
     )
     tumor_ml = sum(lesion.volume_ml for lesion in lesions)
-    burden = burden_percent(tumor_ml, liver_ml)
-    return Measurement(liver_ml, tumor_ml, burden, lesions), lesion_map
+    healthy = clean_hu(volume.hu[liver_box][labels[liver_box] == LIVER][None])[0]
+    return Measurement(
+        liver_ml,
+        tumor_ml,
+        burden_percent(tumor_ml, liver_ml),
+        lesions,
+        float(healthy.mean(dtype=np.float64)) if healthy.size else None,
+        float(healthy.std(dtype=np.float64)) if healthy.size else None,
+    ), lesion_map
 
 
 def burden_percent(tumor_ml: float, liver_ml: float) -> float:
@@ -209,7 +267,9 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
     x_mm, y_mm, z_mm = geometry.lps_of(voxels.mean(axis=0)).tolist()
     hu = clean_hu(scan.volume.hu[box][mask][None])[0].astype(np.float64)
     volume_ml = len(voxels) * geometry.voxel_ml
-    probability = scan.tumor_probability
+    p5_hu, median_hu, p95_hu = np.percentile(hu, (5, 50, 95)).tolist()
+    area_mm2 = surface_mm2(mask, geometry.spacing_mm)
+    probability, couinaud = scan.tumor_probability, scan.couinaud
     edges = zip(box, geometry.shape, strict=True)
     return Lesion(
         lesion=number,
@@ -227,6 +287,15 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
         ),
         surface_distance_mm=_smallest_distance(outermost(mask, box, geometry), scan.surface_mm),
         touches_edge=any(edge.start == 0 or edge.stop == length for edge, length in edges),
+        feret_mm=feret_mm(mask, geometry.spacing_mm),
+        equivalent_sphere_mm=equivalent_sphere_mm(volume_ml),
+        surface_mm2=area_mm2,
+        sphericity=sphericity(volume_ml, area_mm2),
+        p5_hu=p5_hu,
+        median_hu=median_hu,
+        p95_hu=p95_hu,
+        volume_uncertainty_percent=volume_uncertainty_percent(volume_ml, geometry.spacing_mm),
+        couinaud=None if couinaud is None else segments_text(couinaud[box][mask]),
         long_axis_ends_mm=_places(size.long_ends, size.slice_index, start, geometry),
         short_axis_ends_mm=_places(size.short_ends, size.slice_index, start, geometry),
     )

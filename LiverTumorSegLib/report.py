@@ -36,6 +36,18 @@ DEFINITIONS = {
     ),
     "long_axis_ends_mm": "LPS patient space, as short_axis_ends_mm",
     "sd_hu": "population standard deviation",
+    "p5_hu": "5th percentile over the lesion's voxels, as p95_hu the 95th",
+    "liver.mean_hu": "over the liver's voxels outside of tumors, as liver.sd_hu",
+    "feret_mm": "greatest distance of two voxel centers of the lesion in any direction",
+    "equivalent_sphere_mm": "diameter of the ball of the same volume",
+    "surface_mm2": "area by Crofton's formula, as SimpleITK estimates it",
+    "sphericity": "surface of the ball of the same volume / surface",
+    "volume_uncertainty_percent": (
+        "100 times the sum over the axes of (voxel spacing / equivalent sphere)^2: two standard "
+        "deviations, for balls, of the error that counting voxels makes; that of the outline comes "
+        "on top"
+    ),
+    "couinaud": "shares of the lesion's voxels in the given map of liver segments; empty without",
     "mean_probability": "of the tumor network, over the lesion's voxels; empty without its map",
     "surface_distance_mm": (
         "smallest distance between the centers of a voxel of the lesion and an outermost voxel of "
@@ -47,7 +59,15 @@ DEFINITIONS = {
     "lesion": "connected by faces, edges or corners (26 neighbors), numbered by volume",
 }
 _ROWS_SHOWN = 20
-_DECIMALS = {"ml": 4, "mm": 2, "hu": 2, "percent": 4, "probability": 3}
+_DECIMALS = {
+    "ml": 4,
+    "mm": 2,
+    "mm2": 1,
+    "hu": 2,
+    "percent": 4,
+    "probability": 3,
+    "sphericity": 3,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +167,11 @@ def report_of(
         "models": run.models,
         "device": run.device,
         "computed_by": segmentation.computed_by,
-        "liver": {"volume_ml": _rounded("volume_ml", measurement.liver_volume_ml)},
+        "liver": {
+            "volume_ml": _rounded("volume_ml", measurement.liver_volume_ml),
+            "mean_hu": _rounded("mean_hu", measurement.liver_mean_hu),
+            "sd_hu": _rounded("sd_hu", measurement.liver_sd_hu),
+        },
         "tumor_volume_ml": _rounded("volume_ml", measurement.tumor_volume_ml),
         "tumor_burden_percent": _rounded("burden_percent", measurement.tumor_burden_percent),
         "lesions": [row_of(lesion) for lesion in measurement.lesions],

@@ -70,6 +70,31 @@ LESION_COLUMNS = {
         _("Smallest distance to the liver's outermost voxels, between voxel centers"),
     ),
     "touches_edge": (_("At scan edge"), "", _("The lesion touches the CT's edge and may be cut")),
+    "feret_mm": (
+        _("Feret diameter (mm)"),
+        "mm",
+        _("Longest diameter in any direction, between voxel centers"),
+    ),
+    "equivalent_sphere_mm": (
+        _("Equivalent sphere (mm)"),
+        "mm",
+        _("Diameter of the ball of the same volume"),
+    ),
+    "surface_mm2": (_("Surface (mm2)"), "mm2", _("Area of the surface by Crofton's formula")),
+    "sphericity": (
+        _("Sphericity"),
+        "",
+        _("Surface of the ball of the same volume / surface: 1 for a ball"),
+    ),
+    "p5_hu": (_("5th percentile (HU)"), "HU", _("5 % of the voxels are below")),
+    "median_hu": (_("Median (HU)"), "HU", _("Half of the voxels are below")),
+    "p95_hu": (_("95th percentile (HU)"), "HU", _("5 % of the voxels are above")),
+    "volume_uncertainty_percent": (
+        _("Uncertainty of volume (%)"),
+        "%",
+        _("By counting voxels, of which thick slices have few; that of the outline comes on top"),
+    ),
+    "couinaud": (_("Couinaud"), "", _("Share of the lesion in each given liver segment")),
     "status": (_("Status"), "", _("What the review decided")),
 }
 
@@ -329,6 +354,7 @@ _COLUMN_ARRAYS = {
     "segment": vtk.vtkStringArray,
     "lesion": vtk.vtkIntArray,
     "touches_edge": vtk.vtkStringArray,
+    "couinaud": vtk.vtkStringArray,
     "status": vtk.vtkStringArray,
 }
 

@@ -109,7 +109,7 @@ def test_lesions_come_largest_first_and_their_burdens_add_up() -> None:
 
 def test_without_tumor_there_are_no_lesions_and_no_burden() -> None:
     assert measured(np.ones((2, 2, 2), np.uint8), grid((2, 2, 2))) == Measurement(
-        pytest.approx(0.008), 0.0, 0.0, ()
+        pytest.approx(0.008), 0.0, 0.0, (), 0.0, 0.0
     )
 
 
@@ -120,6 +120,48 @@ def test_without_any_label_all_numbers_are_zero() -> None:
 def test_a_liver_that_is_all_tumor_has_a_burden_of_100_percent() -> None:
     result = measured(np.full((2, 2, 2), 2, np.uint8), grid((2, 2, 2)))
     assert result.tumor_burden_percent == pytest.approx(100)
+
+
+def test_the_livers_intensity_is_that_outside_of_its_tumors() -> None:
+    labels = np.ones((2, 2, 2), np.uint8)
+    labels[0, 0] = 2
+    hu = np.array([[[5.0, 6.0], [90.0, 100.0]], [[110.0, 120.0], [130.0, 110.0]]], np.float32)
+    result = measured(labels, grid((2, 2, 2)), hu)
+    assert result.liver_mean_hu == pytest.approx(110.0)
+    assert result.liver_sd_hu == pytest.approx(math.sqrt((400 + 100 + 100 + 400) / 6))
+    assert measured(np.full((2, 2, 2), 2, np.uint8), grid((2, 2, 2))).liver_mean_hu is None
+
+
+def test_the_percentiles_of_a_ramp_by_hand() -> None:
+    labels = np.full((1, 1, 101), 2, np.uint8)
+    hu = np.arange(101, dtype=np.float32)[None, None]
+    (lesion,) = measured(labels, grid(labels.shape), hu).lesions
+    assert (lesion.p5_hu, lesion.median_hu, lesion.p95_hu) == pytest.approx((5.0, 50.0, 95.0))
+
+
+def test_a_reader_may_say_which_voxels_are_one_lesion() -> None:
+    """Two that touch stay two, and keep their numbers although the second is larger."""
+    labels = np.ones((1, 4, 6), np.uint8)
+    labels[0, 1, 1:5] = 2
+    lesion_map = np.zeros(labels.shape, np.uint8)
+    lesion_map[0, 1] = [0, 1, 2, 2, 2, 0]
+    volume = Volume(np.zeros(labels.shape, np.float32), grid(labels.shape))
+    result, kept = measure(volume, labels, lesion_map=lesion_map)
+    assert [round(les.volume_ml * 1000) for les in result.lesions] == [1, 3]
+    assert kept is lesion_map
+    assert len(measured(labels, volume.geometry).lesions) == 1
+
+
+def test_couinaud_segments_are_shares_of_the_given_map_and_never_guessed() -> None:
+    labels = np.ones((1, 4, 6), np.uint8)
+    labels[0, 1, 1:5] = 2
+    couinaud = np.full(labels.shape, 4, np.uint8)
+    couinaud[:, :, 2:] = 8
+    volume = Volume(np.zeros(labels.shape, np.float32), grid(labels.shape))
+    (lesion,) = measure(volume, labels, couinaud=couinaud)[0].lesions
+    assert lesion.couinaud == "VIII 75 %, IV 25 %"
+    (lesion,) = measure(volume, labels)[0].lesions
+    assert lesion.couinaud is None
 
 
 def test_labels_of_another_shape_are_refused() -> None:
@@ -440,7 +482,7 @@ def test_all_48_orientations_give_the_same_numbers() -> None:
             ),
             strict=True,
         ):
-            single = [k for k in COLUMNS if k not in ("lesion", "mean_probability")]
+            single = [k for k in COLUMNS if k not in ("lesion", "mean_probability", "couinaud")]
             assert {k: got[k] for k in single} == pytest.approx(
                 {k: want[k] for k in single}, rel=1e-5, abs=1e-4
             )

@@ -201,15 +201,17 @@ def test_the_table_has_the_contracts_columns_and_the_measured_numbers(tmp_path: 
     assert lines[0] == (
         "lesion,volume_ml,long_axis_mm,short_axis_mm,mean_hu,sd_hu,"
         "centroid_x_mm,centroid_y_mm,centroid_z_mm,burden_percent,"
-        "mean_probability,surface_distance_mm,touches_edge"
+        "mean_probability,surface_distance_mm,touches_edge,"
+        "feret_mm,equivalent_sphere_mm,surface_mm2,sphericity,p5_hu,median_hu,p95_hu,"
+        "volume_uncertainty_percent,couinaud"
     )
     rows = list(csv.DictReader(lines))
     assert len(rows) == len(measurement.lesions) == 2
     for row, lesion in zip(rows, measurement.lesions, strict=True):
-        assert row.pop("mean_probability") == ""
+        assert row.pop("mean_probability") == row.pop("couinaud") == ""
         assert row.pop("touches_edge") == str(int(lesion.touches_edge))
         for name, text in row.items():
-            assert float(text) == pytest.approx(getattr(lesion, name), abs=0.0051)
+            assert float(text) == pytest.approx(getattr(lesion, name), abs=0.051)
     assert [row["lesion"] for row in rows] == ["1", "2"]
     assert [lesion.touches_edge for lesion in measurement.lesions] == [False, True]
     assert rows[0]["volume_ml"] == "0.0056"
@@ -217,7 +219,7 @@ def test_the_table_has_the_contracts_columns_and_the_measured_numbers(tmp_path: 
 
 def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
     by = {"liver": "OpenVINO f32"}
-    outputs(
+    measurement = outputs(
         tmp_path,
         two_tumors(),
         warnings=("a warning",),
@@ -243,7 +245,11 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
         "models": {"liver": {"name": "l", "sha256": "0"}},
         "device": "cpu",
         "computed_by": by,
-        "liver": {"volume_ml": pytest.approx(141 * 0.7e-3)},
+        "liver": {
+            "volume_ml": pytest.approx(141 * 0.7e-3),
+            "mean_hu": pytest.approx(measurement.liver_mean_hu, abs=0.01),
+            "sd_hu": pytest.approx(measurement.liver_sd_hu, abs=0.01),
+        },
         "tumor_volume_ml": pytest.approx(9 * 0.7e-3),
         "tumor_burden_percent": pytest.approx(900 / 141, abs=1e-4),
         "warnings": ["a warning"],
@@ -298,7 +304,10 @@ def test_probabilities_are_written_only_if_there_are_any(tmp_path: Path) -> None
 def lesion(number: int, volume_ml: float) -> Lesion:
     ends = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
     hu, centroid = (61.4, 20.6), (0.0, 0.0, 0.0)
-    return Lesion(number, volume_ml, 12.34, 5.6, *hu, *centroid, 1.5, None, 2.5, False, ends, ends)
+    shape = (13.0, 11.0, 400.0, 0.9, 20.0, 60.0, 90.0, 3.0, None)
+    return Lesion(
+        *(number, volume_ml, 12.34, 5.6, *hu, *centroid, 1.5, None, 2.5, False, *shape, ends, ends)
+    )
 
 
 def test_the_terminal_shows_summary_and_lesions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from dataclasses import replace
 
@@ -437,18 +438,24 @@ def test_any_labels_on_any_grid_read_back_exactly(scene, read_back, data):
 LESIONS = (
     Lesion(
         *(1, 12.5, 40.25, 20.0, 61.5, 12.0, -30.5, 12.25, -401.0, 8.5, 0.75, 0.0, True),
+        *(44.0, 28.75, 2600.5, 0.5, 20.0, 60.5, 90.0, 1.25, "VIII 100 %"),
         long_axis_ends_mm=((0.0, 0.0, 0.0), (40.25, 0.0, 0.0)),
         short_axis_ends_mm=((10.0, 0.0, 0.0), (10.0, 20.0, 0.0)),
     ),
     Lesion(
         *(2, 0.5, 9.0, 7.5, 55.0, 9.25, 10.0, -3.5, -380.75, 0.25, 0.5, None, False),
+        *(9.5, 9.75, 310.0, 0.75, 30.0, 55.5, 70.0, 4.5, "II 75 %, III 25 %"),
         long_axis_ends_mm=((0.0, 0.0, 0.0), (9.0, 0.0, 0.0)),
         short_axis_ends_mm=((1.0, 0.0, 0.0), (1.0, 7.5, 0.0)),
     ),
 )
 
 
-STRINGS = {"segment": ["Tumor 1", "Tumor 2"], "touches_edge": ["yes", "no"]}
+STRINGS = {
+    "segment": ["Tumor 1", "Tumor 2"],
+    "touches_edge": ["yes", "no"],
+    "couinaud": ["VIII 100 %", "II 75 %, III 25 %"],
+}
 COLUMN_NAMES = ["segment", *COLUMNS, "status"]
 
 
@@ -458,7 +465,7 @@ def test_table_has_a_typed_column_with_unit_for_every_number(add_node):
     assert table_node.GetNumberOfRows() == 2
     columns = [table_node.GetColumnName(index) for index in range(table_node.GetNumberOfColumns())]
     assert columns == COLUMN_NAMES
-    units = {"ml": "mL", "mm": "mm", "hu": "HU", "percent": "%"}
+    units = {"ml": "mL", "mm": "mm", "mm2": "mm2", "hu": "HU", "percent": "%"}
     for name in columns:
         assert table_node.GetColumnUnitLabel(name) == units.get(name.split("_")[-1], "")
         assert table_node.GetColumnDescription(name)
@@ -477,10 +484,11 @@ def test_table_has_a_typed_column_with_unit_for_every_number(add_node):
 
 def test_a_column_without_any_number_is_left_out(add_node):
     table_node = add_node("vtkMRMLTableNode", "Lesions")
-    without = tuple(replace(lesion, mean_probability=None) for lesion in LESIONS)
+    without = tuple(replace(lesion, mean_probability=None, couinaud=None) for lesion in LESIONS)
     nodes.write_lesion_table(Measurement(147.0, 13.0, 8.75, without), table_node)
     columns = [table_node.GetColumnName(index) for index in range(table_node.GetNumberOfColumns())]
-    assert columns == [name for name in COLUMN_NAMES if name != "mean_probability"]
+    lacking = ("mean_probability", "couinaud")
+    assert columns == [name for name in COLUMN_NAMES if name not in lacking]
 
 
 def test_table_is_reused_and_may_be_empty(add_node, tmp_path):
@@ -493,12 +501,14 @@ def test_table_is_reused_and_may_be_empty(add_node, tmp_path):
     storage = add_node("vtkMRMLTableStorageNode")
     storage.SetFileName(str(tmp_path / "lesions.csv"))
     assert storage.WriteData(table_node)
-    header, row = (tmp_path / "lesions.csv").read_text().splitlines()
-    assert header.replace('"', "") == ",".join(COLUMN_NAMES)
-    cells = row.replace('"', "").split(",")
-    assert (cells[0], cells[-2], cells[-1]) == ("Tumor 1", "yes", "To review")
-    expected = [getattr(LESIONS[0], name) for name in COLUMNS[:-1]]
-    assert [float(text) for text in cells[1:-2]] == expected
+    header, row = csv.reader((tmp_path / "lesions.csv").read_text().splitlines())
+    assert header == COLUMN_NAMES
+    cells = dict(zip(header, row, strict=True))
+    texts = {name: cells.pop(name) for name in [*STRINGS, "status"]}
+    assert texts == {name: values[0] for name, values in STRINGS.items()} | {"status": "To review"}
+    assert {name: float(text) for name, text in cells.items()} == {
+        name: getattr(LESIONS[0], name) for name in cells
+    }
 
 
 # ---- DICOM SEG
