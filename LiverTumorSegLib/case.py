@@ -10,6 +10,7 @@ from pathlib import Path
 from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.checkpoint import Model
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.marked import on_one_grid, read_couinaud, read_marked
 from LiverTumorSegLib.measure import Measurement, measure
 from LiverTumorSegLib.report import FILE_NAMES, Run, write_outputs
 from LiverTumorSegLib.segment import ProgressHook, segment
@@ -49,6 +50,61 @@ class Setup:
         }
 
 
+def measure_case(
+    source: Path, segmentation: Path, outdir: Path, couinaud: Path | None, on_progress: ProgressHook
+) -> Case:
+    """Measure what somebody has marked in a CT; the folder gets what a segmentation's has.
+
+    Args:
+        source: the CT, as for `run_case`.
+        segmentation: what is marked, as `marked.read_marked` reads it.
+        outdir: made if it does not exist.
+        couinaud: a map of liver segments, as `marked.read_couinaud` reads it.
+        on_progress: called with ("Read" or "Report", share done); cancels by raising.
+
+    Raises:
+        InputError: a file or the folder cannot be used, or they do not fit each other.
+        ResourceError: a file could not be written whole.
+    """
+    inputs = [source, segmentation, *([couinaud] if couinaud else [])]
+    check_outputs(outdir, inputs)
+    timings_s: dict[str, float] = {}
+    on_progress("Read", 0.0)
+    with timed(timings_s, "read"):
+        volume = read_volume(source)
+        marked, volume = on_one_grid(read_marked(segmentation), volume, segmentation)
+        segments = None
+        if couinaud is not None:
+            segments = read_couinaud(couinaud, volume.geometry, marked.labels)
+    on_progress("Read", 1.0)
+    with staged(outdir, FILE_NAMES) as folder:
+        on_progress("Report", 0.0)
+        with timed(timings_s, "measure"):
+            measurement, lesion_map = measure(
+                volume, marked.labels, couinaud=segments, lesion_map=marked.lesion_map
+            )
+        found = Segmentation(marked.labels, marked.warnings, timings_s)
+        run = Run(source.resolve().name, {}, None, segmentation.resolve().name)
+        timings_s = write_outputs(folder, run, volume, found, measurement, lesion_map)
+    on_progress("Report", 1.0)
+    return Case(volume, dataclasses.replace(found, timings_s=timings_s), measurement)
+
+
+def check_outputs(outdir: Path, inputs: list[Path]) -> None:
+    """Refuse an output folder in which a run would overwrite what it reads.
+
+    Raises:
+        InputError: it would.
+    """
+    outputs = {(outdir / name).resolve() for name in FILE_NAMES}
+    for path in inputs:
+        if path.resolve() in outputs:
+            raise InputError(
+                f"{path}: expected an input, found a file that this run would overwrite. Choose "
+                "another OUTDIR."
+            )
+
+
 def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook) -> Case:
     """Segment and measure one CT; its folder gets all files of `report` at once or none.
 
@@ -63,11 +119,7 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
         InputError: the CT, the folder or a choice cannot be used.
         ResourceError: a file could not be written whole.
     """
-    if any((outdir / name).resolve() == source.resolve() for name in FILE_NAMES):
-        raise InputError(
-            f"{source}: expected a CT, found a file that this run would overwrite. Choose another "
-            "OUTDIR."
-        )
+    check_outputs(outdir, [source])
     timings_s: dict[str, float] = {}
     on_progress("Read", 0.0)
     with timed(timings_s, "read"):
@@ -92,7 +144,7 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
                 volume, segmentation.labels, segmentation.tumor_probability
             )
         segmentation = dataclasses.replace(segmentation, timings_s=timings_s)
-        run = Run(source.resolve().name, setup.identity(), device)
+        run = Run(source.resolve().name, setup.identity(), device, None)
         timings_s = write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
     for stage, seconds in timings_s.items():
         logger.info("%8.2f s  %s %s", seconds, stage, segmentation.computed_by.get(stage, ""))

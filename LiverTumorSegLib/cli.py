@@ -1,4 +1,4 @@
-"""The command line: `segment` a CT or a `batch` of them, list the `models`.
+"""The command line: `segment` a CT or a `batch` of them, `measure` a mask, list the `models`.
 
 Exit codes: 0 done, 1 a bug, 2 the input, 3 cancelled, 4 memory or disk. Nothing heavy is imported
 before the arguments are known to be sound.
@@ -27,7 +27,7 @@ from LiverTumorSegLib.errors import EXIT_BUG, outcome_of
 from LiverTumorSegLib.progress import JsonProgress, NoProgress, Progress, TextProgress
 
 if TYPE_CHECKING:
-    from LiverTumorSegLib.case import Setup
+    from LiverTumorSegLib.case import Case, Setup
 
 DISCLAIMER = "Not for clinical use."
 REPORT_BUG = "This is a bug. Please report it with the command and all the lines above."
@@ -98,6 +98,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_run_options(batch)
 
+    measured = commands.add_parser(
+        "measure",
+        help="measure a corrected segmentation",
+        description="Measure liver and tumors that somebody has marked or corrected. OUTDIR "
+        f"receives what `segment` writes. {DISCLAIMER}",
+    )
+    measured.set_defaults(command=_measure)
+    measured.add_argument("input", type=Path, metavar="CT", help="as for `segment`")
+    measured.add_argument(
+        "segmentation",
+        type=Path,
+        metavar="SEGMENTATION",
+        help="a label map (0 background, 1 liver, 2 tumor) as NIfTI, NRRD or MHA, or a .seg.nrrd "
+        "of 3D Slicer with segments called Liver and Tumor 1, Tumor 2, ...",
+    )
+    measured.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
+    measured.add_argument(
+        "--couinaud",
+        type=Path,
+        metavar="MAP",
+        help="liver segments I to VIII as labels 1 to 8, or a .seg.nrrd with such names: tells in "
+        "which of them each tumor lies",
+    )
+    _add_progress_option(measured)
+
     models = commands.add_parser("models", help="list the embedded weights and your own")
     models.set_defaults(command=_models)
     models.add_argument("--json", action="store_true", help="everything the files say, as JSON")
@@ -132,14 +157,18 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write liver_probability.nii.gz and tumor_probability.nii.gz",
     )
+    _add_progress_option(command)
+    command.add_argument(
+        "--verbose", action="store_true", help="tell on stderr what runs by what, and each time"
+    )
+
+
+def _add_progress_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--progress",
         choices=("text", "json", "none"),
         default="text",
         help="text: a bar on stderr; json: one JSON object a line on stdout (default: text)",
-    )
-    command.add_argument(
-        "--verbose", action="store_true", help="tell on stderr what runs by what, and each time"
     )
 
 
@@ -170,10 +199,23 @@ def _setup(arguments: argparse.Namespace) -> Setup:
 
 def _segment(arguments: argparse.Namespace, progress: Progress) -> None:
     from LiverTumorSegLib.case import run_case
+
+    case = run_case(arguments.input, arguments.outdir, _setup(arguments), progress)
+    _tell_case(case, arguments.outdir, progress)
+
+
+def _measure(arguments: argparse.Namespace, progress: Progress) -> None:
+    from LiverTumorSegLib.case import measure_case
+
+    case = measure_case(
+        arguments.input, arguments.segmentation, arguments.outdir, arguments.couinaud, progress
+    )
+    _tell_case(case, arguments.outdir, progress)
+
+
+def _tell_case(case: Case, outdir: Path, progress: Progress) -> None:
     from LiverTumorSegLib.report import FILE_NAMES, summary_of, table_text
 
-    outdir = arguments.outdir
-    case = run_case(arguments.input, outdir, _setup(arguments), progress)
     progress.close()
     if isinstance(progress, JsonProgress):
         progress.emit("result", summary_of(case.measurement))

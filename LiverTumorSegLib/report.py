@@ -76,13 +76,16 @@ class Run:
 
     Attributes:
         input: the CT's file or folder name, without the path, which may tell of the patient.
-        models: for each target ("liver", "tumor") the name and sha256 of its weights.
-        device: where the networks ran.
+        models: for each target ("liver", "tumor") the name and sha256 of its weights; none where
+            somebody else marked liver and tumors.
+        device: where the networks ran, or None.
+        segmentation: the name of the file in which somebody marked them, or None.
     """
 
     input: str
     models: dict[str, dict[str, str]]
-    device: str
+    device: str | None
+    segmentation: str | None
 
 
 def write_outputs(
@@ -162,6 +165,7 @@ def report_of(
         "version": __version__,
         "not_for_clinical_use": True,
         "input": run.input,
+        "segmentation": run.segmentation,
         "shape_zyx": list(volume.geometry.shape),
         "spacing_zyx_mm": list(volume.geometry.spacing_mm),
         "models": run.models,

@@ -78,6 +78,72 @@ def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
     return voxels.astype(np.int32), geometry
 
 
+@dataclass(frozen=True)
+class FileSegment:
+    """A segment of a .seg.nrrd: its name and tags, and where its voxels are."""
+
+    name: str
+    tags: str
+    layer: np.ndarray
+    value: int
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool (z, y, x); made anew each time, since a file may have many segments."""
+        return self.layer == self.value
+
+
+def read_segments(path: Path) -> tuple[list[FileSegment], Geometry]:
+    """The segments of a .seg.nrrd and their grid.
+
+    Raises:
+        InputError: not a sound segmentation of 3D Slicer.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        check_zipped(path)
+        image = reader.Execute()
+    except OSError as error:
+        raise InputError(
+            f"{path}: expected a segmentation that can be read, found: {error.strerror or error}. "
+            "Check the path and its permissions."
+        ) from error
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: expected a segmentation of 3D Slicer (.seg.nrrd), found a file that cannot "
+            f"be read: {_reason(error)}. Save it again."
+        ) from error
+    numbers = [key.split("_")[0] for key in image.GetMetaDataKeys() if key.endswith("_LabelValue")]
+    voxels = sitk.GetArrayFromImage(image)
+    if not numbers or image.GetDimension() != 3:
+        raise InputError(
+            f"{path}: expected a segmentation of 3D Slicer with at least one segment, found none. "
+            "Save it as .seg.nrrd from 3D Slicer, or give a label map."
+        )
+    layers = voxels if voxels.ndim == 4 else voxels[..., None]
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    geometry, _ = checked_grid(
+        path, layers.shape[:3], image.GetSpacing()[::-1], image.GetOrigin(), direction
+    )
+    segments = []
+    for number in sorted(numbers, key=lambda text: int(text.removeprefix("Segment"))):
+        told = {
+            field: image.GetMetaData(f"{number}_{field}")
+            for field in ("Name", "Tags", "Layer", "LabelValue")
+            if image.HasMetaDataKey(f"{number}_{field}")
+        }
+        layer, value = int(told.get("Layer", "0")), int(told["LabelValue"])
+        if layer >= layers.shape[3]:
+            raise InputError(
+                f"{path}: expected {layer + 1} layers of segments, found {layers.shape[3]}. Save "
+                "it again."
+            )
+        name, tags = told.get("Name", number), told.get("Tags", "")
+        segments.append(FileSegment(name, tags, layers[..., layer], value))
+    return segments, geometry
+
+
 def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
     """Write a label map, whole or not at all; the format follows the file's ending.
 

@@ -85,13 +85,13 @@ def save_report(review: Review, volume_node, source: Source | None, folder: Path
 
     volume = nodes.volume_from_node(volume_node)
     labels, lesion_map = review.labels()
-    run = Run(volume_node.GetName(), {}, "")
+    run = Run(volume_node.GetName(), {}, None, None)
     if source is not None:
         models = {
             target: {"name": info.name, "sha256": info.sha256}
             for target, info in source.models.items()
         }
-        run = Run(volume_node.GetName(), models, source.device)
+        run = Run(volume_node.GetName(), models, source.device, None)
     with staged(folder, FILE_NAMES) as partial:
         write_outputs(
             partial,

@@ -60,7 +60,7 @@ TURNS = [
     )
 ]
 OBLIQUE = Rotation.from_euler("xyz", (14, -21, 30), degrees=True).as_matrix()
-RUN = Run("ct.nii.gz", {"liver": {"name": "l", "sha256": "0"}}, "cpu")
+RUN = Run("ct.nii.gz", {"liver": {"name": "l", "sha256": "0"}}, "cpu", None)
 
 
 def grid(shape: tuple[int, ...], direction: np.ndarray = TURNS[0]) -> Geometry:
@@ -240,6 +240,7 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
         "version": "0.1.0",
         "not_for_clinical_use": True,
         "input": "ct.nii.gz",
+        "segmentation": None,
         "shape_zyx": [6, 8, 10],
         "spacing_zyx_mm": [2.0, 0.7, 0.5],
         "models": {"liver": {"name": "l", "sha256": "0"}},
