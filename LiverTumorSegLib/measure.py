@@ -121,8 +121,8 @@ class Measurement:
         tumor_volume_ml: of all tumors.
         tumor_burden_percent: their share of the liver.
         lesions: the largest first, or as a given map numbers them.
-        liver_mean_hu: of the liver outside of its tumors; None where it was not asked for or there
-            is none.
+        liver_mean_hu: of the liver outside of its tumors; None where there is none, or before it
+            was asked for.
         liver_sd_hu: the same.
     """
 
@@ -233,15 +233,23 @@ def measure(
         for number, box in enumerate(boxes, start=1)
     )
     tumor_ml = sum(lesion.volume_ml for lesion in lesions)
-    healthy = clean_hu(volume.hu[liver_box][labels[liver_box] == LIVER][None])[0]
-    return Measurement(
-        liver_ml,
-        tumor_ml,
-        burden_percent(tumor_ml, liver_ml),
-        lesions,
-        float(healthy.mean(dtype=np.float64)) if healthy.size else None,
-        float(healthy.std(dtype=np.float64)) if healthy.size else None,
-    ), lesion_map
+    burden = burden_percent(tumor_ml, liver_ml)
+    intensity = liver_intensity(volume, labels)
+    return Measurement(liver_ml, tumor_ml, burden, lesions, *intensity), lesion_map
+
+
+def liver_intensity(volume: Volume, labels: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Mean and standard deviation of the HU of the liver outside of its tumors, if there is any.
+
+    Args:
+        volume: the CT.
+        labels: integer (z, y, x) on the CT's grid: 0 background, 1 liver, 2 tumor.
+    """
+    box = bounding_box(labels) or (slice(0),) * 3
+    hu = clean_hu(volume.hu[box][labels[box] == LIVER][None])[0]
+    if not hu.size:
+        return None, None
+    return float(hu.mean(dtype=np.float64)), float(hu.std(dtype=np.float64))
 
 
 def burden_percent(tumor_ml: float, liver_ml: float) -> float:

@@ -54,6 +54,7 @@ from LiverTumorSegLib.measure import (
     Measurement,
     Scan,
     burden_percent,
+    liver_intensity,
     measure_lesion,
     outermost,
 )
@@ -206,7 +207,7 @@ class Review:
     def summary(self) -> str:
         """Liver, counted tumors and burden in a sentence, and how many are still to review."""
         counts = Counter(row.status for row in self._rows)
-        found = self.measurement()
+        found = self._totals()
         liver = _("Liver {volume:.0f} mL.").format(volume=found.liver_volume_ml)
         if not self._rows:
             return liver + " " + _("No tumor found.")
@@ -221,7 +222,12 @@ class Review:
         return " ".join([liver, tumors, progress])
 
     def measurement(self) -> Measurement:
-        """The numbers of the counted (not rejected) lesions, numbered anew, the largest first."""
+        """The numbers of liver and counted (not rejected) lesions, numbered anew, largest first."""
+        intensity = liver_intensity(volume_in_place(self._volume_node), self.labels()[0])
+        return replace(self._totals(), liver_mean_hu=intensity[0], liver_sd_hu=intensity[1])
+
+    def _totals(self) -> Measurement:
+        """What needs no look at the CT, and so can be told after every stroke."""
         lesions = tuple(
             replace(self._lesions[segment_id], lesion=number)
             for number, segment_id in enumerate(self._by_size(), start=1)
