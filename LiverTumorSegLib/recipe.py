@@ -194,6 +194,86 @@ class SmoothedNoise:
 
 
 @dataclass(frozen=True)
+class Decoys:
+    """Thin structures of a lesion's brightness that are no lesions: fissures, unfilled vessels.
+
+    Half of them are sheets, half are tubes. They are as dark, or as bright, as synthetic lesions
+    and keep the liver's label, so that a network must learn shapes as well.
+
+    Attributes:
+        probability: of a window to get any.
+        most: a window gets from 1 to this many.
+        thickness_mm: range, drawn evenly in its logarithm.
+        length_mm: range of the longest diameter.
+    """
+
+    probability: float
+    most: int
+    thickness_mm: tuple[float, float]
+    length_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SyntheticTumors:
+    """Lesions drawn into the liver of a training sample, which become tumor in its labels.
+
+    A lesion is an ellipsoid with a wavy surface, within the liver and outside other tumors. Its
+    contrast, its rim and core and a mottle are added to the image, which so keeps the CT's own
+    noise. Ranges are uniform unless said otherwise.
+
+    Attributes:
+        probability: of a window that shows liver to get any.
+        most: such a window gets from 1 to this many.
+        diameter_mm: range of the diameter of a ball as large, drawn evenly in its logarithm.
+        elongation: range of longest over shortest axis.
+        waviness: range of the standard deviation of the surface's place, as a share of the radius.
+        wave_length: range of what distance the surface varies over, as a share of the radius: the
+            standard deviation of a Gaussian that smooths noise.
+        edge_mm: range of the width of the edge, from a tenth to nine tenths of the lesion's share
+            of a voxel, drawn evenly in its logarithm; at most the radius.
+        darker_hu: range of how much darker than the liver lesions are ...
+        brighter_hu: ... or how much brighter ...
+        brighter_share: ... in this share of them.
+        visible_hu_mm: contrast times diameter is at least this, as far as the range of HU goes:
+            small lesions that are faint as well nobody sees, and nobody labels.
+        mottle_hu: range of the standard deviation of the mottle.
+        mottle_mm: range of the standard deviation of the Gaussian that smooths it.
+        fading: range of the share by which vessels and spots fade inside a lesion.
+        rim_share: share of the lesions with a rim ...
+        rim_hu: ... range of how much brighter than the lesion it is ...
+        rim_mm: ... and of its thickness.
+        core_share: share of the lesions with a darker core, of those ...
+        core_from_mm: ... with at least this diameter ...
+        core_hu: ... range of how much darker than the lesion it is ...
+        core_size: ... and of its radius as a share of the lesion's.
+        decoys: thin structures that are no lesions.
+    """
+
+    probability: float
+    most: int
+    diameter_mm: tuple[float, float]
+    elongation: tuple[float, float]
+    waviness: tuple[float, float]
+    wave_length: tuple[float, float]
+    edge_mm: tuple[float, float]
+    darker_hu: tuple[float, float]
+    brighter_hu: tuple[float, float]
+    brighter_share: float
+    visible_hu_mm: float
+    mottle_hu: tuple[float, float]
+    mottle_mm: tuple[float, float]
+    fading: tuple[float, float]
+    rim_share: float
+    rim_hu: tuple[float, float]
+    rim_mm: tuple[float, float]
+    core_share: float
+    core_from_mm: float
+    core_hu: tuple[float, float]
+    core_size: tuple[float, float]
+    decoys: Decoys | None
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Random changes of a training sample. Ranges are uniform; 0 or (1, 1) switches one off.
 
@@ -209,6 +289,8 @@ class Augmentation:
             enlarged to the whole window.
         shift: largest displacement, as a share of each axis of the window.
         elastic: smooth random displacement.
+        synthetic_tumors: lesions drawn into the liver, after the changes of place and before those
+            of HU.
         contrast: range of a factor on the window.
         brightness_hu: largest shift of all voxels.
         liver_contrast_hu: largest shift of the liver alone (contrast phase).
@@ -226,6 +308,7 @@ class Augmentation:
     crop: tuple[float, float]
     shift: float
     elastic: ControlPoints | SmoothedNoise | None
+    synthetic_tumors: SyntheticTumors | None
     contrast: tuple[float, float]
     brightness_hu: float
     liver_contrast_hu: float

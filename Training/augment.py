@@ -31,6 +31,7 @@ from LiverTumorSegLib.recipe import (
 )
 from Training.cache import PreparedCase, output_scale
 from Training.sampling import centered, draw_class_window, draw_window, window_shape
+from Training.synthetic_tumors import draw_tumors
 
 BEYOND_MM = 1e3  # distance to the liver beyond the image: farther than any that is kept
 SMALLEST_BLUR = 0.2  # a Gaussian of this deviation moves less than 1e-5 to the next voxel
@@ -96,6 +97,9 @@ def draw_sample(
         place = part_of(place, np.array([0, *first]), patch)
         labels = plain_window(labels, np.array([0, *first]) * scale, np.multiply(patch, scale), 0)
     image = look_up(case.image, place, (1, 1, 1), case.scale.low, "bilinear")
+    if augmentation.synthetic_tumors is not None:
+        tumors = augmentation.synthetic_tumors
+        draw_tumors(image, labels, tumors, case.spacing_mm, case.scale, random)
     liver = labels[:: scale[0], :: scale[1], :: scale[2]] != BACKGROUND
     image = change_hu(image, liver, augmentation, case.scale, random)
     crop = recipe.preprocessing.liver_crop
@@ -295,8 +299,8 @@ def sampling_grid(place: Place, scale: Triple, low: np.ndarray, high: np.ndarray
         field = place.displacement
         if scale != (1, 1, 1):
             field = F.interpolate(field, grid.shape[:3], mode="trilinear", align_corners=False)
-        to_shares = torch.from_numpy((2 / (high - low)).astype(np.float32))
-        grid = grid + (field[0].permute(1, 2, 3, 0) * to_shares).flip(-1)
+        for axis, to_share in enumerate((2 / (high - low)).tolist()):
+            grid[..., 2 - axis].add_(field[0, axis], alpha=to_share)
     return grid[None]
 
 

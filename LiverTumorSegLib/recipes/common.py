@@ -57,6 +57,7 @@ NO_AUGMENTATION = Augmentation(
     crop=(1.0, 1.0),
     shift=0.0,
     elastic=None,
+    synthetic_tumors=None,
     contrast=(1.0, 1.0),
     brightness_hu=0.0,
     liver_contrast_hu=0.0,
