@@ -1,7 +1,8 @@
 """What a weights file must know of itself: network, preprocessing, training and inference numbers.
 
 Only the standard library is imported, so that lists of recipes and the help come at once. There are
-no defaults: a recipe states every number, and a weights file that lacks one is refused.
+no defaults: a recipe states every number, and a weights file that lacks one is refused. A part that
+may be None and is not there is None: weights made before such a part was added can still be read.
 """
 
 from __future__ import annotations
@@ -555,7 +556,8 @@ class Recipe:
         """Read a recipe.
 
         Raises:
-            ValueError: a field is missing, unknown or of the wrong type; the message names it.
+            ValueError: a field that may not be None is missing, or one is unknown or of the wrong
+            type; the message names it.
         """
         return from_plain(Recipe, json.loads(text), "recipe")
 
@@ -629,11 +631,14 @@ def _dataclass_from_plain(kind: type[T], value: Any, where: str) -> T:
     names = [field.name for field in dataclasses.fields(typing.cast(Any, kind))]
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object with {names}, got {value!r}.")
-    missing, unknown = sorted(set(names) - set(value)), sorted(set(value) - set(names))
+    hints = typing.get_type_hints(kind)
+    needed = {name for name in names if type(None) not in typing.get_args(hints[name])}
+    missing, unknown = sorted(needed - set(value)), sorted(set(value) - set(names))
     if missing or unknown:
         raise ValueError(f"{where}: missing fields {missing}, unknown fields {unknown}.")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: from_plain(hints[name], value[name], f"{where}.{name}") for name in names})
+    return kind(
+        **{name: from_plain(hints[name], value.get(name), f"{where}.{name}") for name in names}
+    )
 
 
 def _member(kinds: tuple[Any, ...], value: Any) -> Any:
