@@ -88,6 +88,8 @@ def prepare(volume: Volume, recipe: Preprocessing, liver: np.ndarray | None = No
 
     box = region(hu, liver, recipe)
     image = crop(hu, box, fill=AIR_HU).astype(np.float32, copy=False)
+    if liver is not None and recipe.liver_crop and recipe.liver_crop.median_hu is not None:
+        image = image + np.float32(recipe.liver_crop.median_hu - np.median(hu[liver]))
     if recipe.halve_in_plane:
         image = halve_in_plane(image)
         y_mm, x_mm = 2 * y_mm, 2 * x_mm

@@ -52,11 +52,14 @@ class LiverCrop:
         mask_mm: voxels farther than this from the liver are blanked at inference.
         training_mask_mm: the range that training draws that distance from, to be robust against
             errors of the liver stage.
+        median_hu: HU are shifted so that the liver's median becomes this, whatever the scanner, the
+            dose of contrast medium and its phase; None to keep them.
     """
 
     margin_voxels: Triple
     mask_mm: float
     training_mask_mm: tuple[float, float]
+    median_hu: float | None
 
 
 @dataclass(frozen=True)

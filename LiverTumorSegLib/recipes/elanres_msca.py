@@ -102,7 +102,9 @@ TUMOR = replace(
     target="tumor",
     preprocessing=replace(
         LIVER.preprocessing,
-        liver_crop=LiverCrop(margin_voxels=(4, 16, 16), mask_mm=3.0, training_mask_mm=(0.0, 6.0)),
+        liver_crop=LiverCrop(
+            margin_voxels=(4, 16, 16), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None
+        ),
     ),
     training=replace(
         LIVER.training,

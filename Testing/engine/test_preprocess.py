@@ -54,7 +54,7 @@ from LiverTumorSegLib.volume import Volume
 from Testing.recipe_cases import PLAIN
 
 BODY = BodyCrop(threshold_hu=-500.0, opening_voxels=2, margin_voxels=4)
-LIVER = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+LIVER = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None)
 HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=(4, 4, 4), pad_minimum=(4, 8, 8))
 PAPER_LIVER = RECIPES["elanres-msca-liver"].preprocessing
 PAPER_TUMOR = RECIPES["elanres-msca-tumor"].preprocessing
@@ -73,7 +73,10 @@ CONFIGURATIONS = {
         PLAIN, resampling=FixedShape((3, 13, 15)), interpolation="area", resample_hu=False
     ),
     "averaged slices of the liver": replace(
-        HALVED, liver_crop=LIVER, resampling=Spacing((3.0, None, None)), interpolation="area"
+        HALVED,
+        liver_crop=replace(LIVER, median_hu=60.0),
+        resampling=Spacing((3.0, None, None)),
+        interpolation="area",
     ),
     "pixel range": replace(
         PLAIN,
@@ -560,7 +563,9 @@ def test_each_axis_has_its_multiple_and_a_minimum_that_is_none_is_rounded_up() -
 def test_padding_blanks_and_added_air_have_the_lower_end_s_value(
     intensity: Window | ZScore, low: float
 ) -> None:
-    whole = LiverCrop(margin_voxels=(9, 9, 9), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+    whole = LiverCrop(
+        margin_voxels=(9, 9, 9), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None
+    )
     recipe = replace(
         PLAIN, intensity=intensity, liver_crop=whole, pad_multiple=(3, 4, 16), pad_minimum=(2, 9, 3)
     )
@@ -671,7 +676,9 @@ WHOLE = ((0, 20), (0, 40), (0, 50))
 
 
 def test_the_liver_box_starts_a_whole_number_of_blocks_after_its_anchor() -> None:
-    recipe = LiverCrop(margin_voxels=(4, 16, 16), mask_mm=3, training_mask_mm=(0, 6))
+    recipe = LiverCrop(
+        margin_voxels=(4, 16, 16), mask_mm=3, training_mask_mm=(0, 6), median_hu=None
+    )
     liver = slab((20, 40, 50), (6, 11), (18, 21), (21, 30))
     assert liver_box(liver, recipe, WHOLE) == ((2, 15), (2, 37), (4, 46))
     # An odd anchor: odd starts, so that the 2x2 blocks are those of the body box.
@@ -717,7 +724,9 @@ def test_what_is_far_from_the_liver_is_blanked_by_true_distance() -> None:
     """Slices of 2.5 mm, rows of 1 mm, columns of 0.5 mm; a distance of exactly 3 mm is kept."""
     shape = (7, 11, 17)
     liver = slab(shape, (3, 4), (5, 6), (8, 9))
-    whole = LiverCrop(margin_voxels=(9, 9, 9), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+    whole = LiverCrop(
+        margin_voxels=(9, 9, 9), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None
+    )
     volume = volume_of(np.full(shape, 200.0), (2.5, 1.0, 0.5))
     prepared = prepare(volume, replace(PLAIN, liver_crop=whole), liver)
     z, y, x = np.indices(shape)
@@ -745,6 +754,24 @@ def test_a_liver_too_small_for_the_halved_grid_blanks_nothing() -> None:
     prepared = prepare(volume_of(np.full((1, 8, 8), 200.0)), recipe, liver)
     assert (prepared.liver_distance_mm == 0).all()
     assert network_input(prepared, 0.0).sum() == prepared.image.size
+
+
+def test_hu_are_shifted_so_that_the_livers_median_is_the_recipes() -> None:
+    """Whatever the phase: the same CT some HU brighter gives the same network values."""
+    liver = slab((3, 8, 8), (0, 3), (2, 6), (2, 6))
+    hu = np.where(liver, np.arange(64, dtype=np.float32).reshape(8, 8), 10.0)
+    recipe = replace(
+        PLAIN,
+        intensity=Window(clip_hu=(-200.0, 200.0), output=(-200.0, 200.0)),
+        liver_crop=replace(LIVER, median_hu=100.0),
+    )
+    seen = [prepare(volume_of(hu + shift), recipe, liver) for shift in (0.0, 35.0, -60.0)]
+    cut = seen[0].image.shape
+    assert np.median(seen[0].image[:, 2:6, 2:6]) == 100.0
+    assert seen[0].image[0, 0, 0] == pytest.approx(10.0 + 100.0 - np.median(hu[liver]))
+    for other in seen[1:]:
+        assert other.image.shape == cut
+        np.testing.assert_allclose(other.image, seen[0].image, atol=1e-4)
 
 
 @pytest.mark.parametrize("liver", [None, np.zeros((2, 2, 2), dtype=bool)])

@@ -32,7 +32,9 @@ from Testing.recipe_cases import PLAIN
 Shape = tuple[int, int, int]
 
 HALVED = replace(PLAIN, halve_in_plane=True, pad_multiple=(4, 4, 4), pad_minimum=(4, 8, 8))
-LIVER_CROP = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+LIVER_CROP = LiverCrop(
+    margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None
+)
 ONE = RECIPES["unet3d-liver"]  # a sigmoid for the liver
 TWO = RECIPES["rmau-net"]  # a sigmoid for the liver and one for the tumor
 THREE = RECIPES["dpc-net"]  # a softmax over background, liver and tumor

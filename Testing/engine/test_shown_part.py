@@ -19,7 +19,9 @@ from LiverTumorSegLib.shown_part import part_of, widened
 from LiverTumorSegLib.volume import Volume
 from Testing.recipe_cases import PLAIN
 
-LIVER_CROP = LiverCrop(margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0))
+LIVER_CROP = LiverCrop(
+    margin_voxels=(1, 2, 2), mask_mm=3.0, training_mask_mm=(0.0, 6.0), median_hu=None
+)
 
 
 def volume_of(shape: tuple[int, int, int], spacing: tuple = (2.5, 0.8, 0.7)) -> Volume:

@@ -775,7 +775,9 @@ def test_a_sample_reads_a_case_that_is_not_to_be_written() -> None:
 @pytest.mark.parametrize("mask_mm", [(0.0, 0.0), (5.0, 5.0), (0.0, 6.0)])
 def test_what_is_far_from_the_liver_is_exactly_air(mask_mm: tuple[float, float]) -> None:
     """Also after noise and brightness, which come first: inference has plain air there."""
-    crop = LiverCrop(margin_voxels=(4, 16, 16), mask_mm=3.0, training_mask_mm=mask_mm)
+    crop = LiverCrop(
+        margin_voxels=(4, 16, 16), mask_mm=3.0, training_mask_mm=mask_mm, median_hu=None
+    )
     whole_grid = replace(TUMOR.preprocessing, liver_crop=crop, pad_minimum=(32, 40, 40))
     recipe = replace(TUMOR, patch=None, preprocessing=replace(whole_grid, pad_multiple=(1, 1, 1)))
     noisy = changing(recipe, noise_hu=5.0, brightness_hu=15.0)
