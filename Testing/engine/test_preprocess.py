@@ -74,7 +74,7 @@ CONFIGURATIONS = {
     ),
     "averaged slices of the liver": replace(
         HALVED,
-        liver_crop=replace(LIVER, median_hu=60.0),
+        liver_crop=LIVER,
         resampling=Spacing((3.0, None, None)),
         interpolation="area",
     ),
