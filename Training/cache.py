@@ -21,7 +21,7 @@ from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.preprocess import prepare, prepare_labels
 from LiverTumorSegLib.recipe import Recipe, Statistics, Triple, ZScore, from_plain
 from LiverTumorSegLib.staging import staged
-from Training.dataset import Case, DataSet
+from Training.dataset import Case, DataSet, real
 
 # To be raised with every change of code that changes what is kept here, or cases prepared by the
 # earlier code would still be used.
@@ -164,7 +164,8 @@ def find_lesions(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def with_measured_statistics(recipe: Recipe, data: DataSet, cases: list[Case]) -> Recipe:
     """The recipe with the statistics of these cases' livers and tumors, where it uses statistics.
 
-    Every tenth voxel of liver and tumor counts. The result is kept in the data set's folder.
+    Every tenth voxel of liver and tumor counts, of real cases where there are any. The result is
+    kept in the data set's folder.
 
     Raises:
         InputError: a case's arrays are missing or damaged, or the folder cannot be written to.
@@ -173,6 +174,7 @@ def with_measured_statistics(recipe: Recipe, data: DataSet, cases: list[Case]) -
     intensity = recipe.preprocessing.intensity
     if not isinstance(intensity, ZScore) or intensity.statistics is None:
         return recipe
+    cases = list(real(cases)) or cases
     key = digest([VERSION, [case.sha256 for case in cases], intensity.percentiles])
     path = data.folder / "cache" / f"statistics-{key}.json"
     if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.recipe import from_plain
 from LiverTumorSegLib.volume import Volume
 
-FORMAT = 3  # goes up when older folders must be prepared again
+FORMAT = 4  # goes up when older folders must be prepared again
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Case:
     Attributes:
         name: of the case, and of its files.
         patient: whom it shows; several cases may show one patient, and no split parts them.
+        synthetic: a CT that no scanner made, of this patient's shapes; it only ever trains.
         geometry: the CT's own grid, its spacing repaired where that was needed and possible.
         spacing_known: False where lengths and volumes in mm and mL are wrong.
         liver_ml: volume of the liver with its tumors.
@@ -34,12 +36,18 @@ class Case:
 
     name: str
     patient: str
+    synthetic: bool
     geometry: Geometry
     spacing_known: bool
     liver_ml: float
     tumor_ml: float
     lesions: int
     sha256: str
+
+
+def real(cases: Iterable[Case]) -> tuple[Case, ...]:
+    """The cases that a scanner made."""
+    return tuple(case for case in cases if not case.synthetic)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from LiverTumorSegLib.stage import run_stage
 from LiverTumorSegLib.staging import staged
 from LiverTumorSegLib.volume import Volume
 from Training import lits, product
-from Training.dataset import Case, DataSet, make_folder, read_data_set
+from Training.dataset import Case, DataSet, make_folder, read_data_set, real
 from Training.ircadb import patient_of
 from Training.scores import (
     LESIONS,
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of Training.prepare")
     parser.add_argument("--weights", nargs="+", required=True, help="weights files or names")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--cases", nargs="*", help="only these cases")
+    parser.add_argument("--cases", nargs="*", help="only these cases (default: all real)")
     parser.add_argument("--definitions", choices=sorted(SCORERS), default="product")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tta", action="store_true", help="average over mirrored images")
@@ -139,13 +139,14 @@ def evaluate(
 
 
 def choose_cases(data: DataSet, names: list[str] | None) -> list[Case]:
-    """The named cases, or all.
+    """The named cases, or all real ones.
 
     Raises:
         InputError: a name that is not there, or no name or case at all.
     """
     known = {case.name: case for case in data.cases}
-    chosen = [*known] if names is None else [*dict.fromkeys(names)]
+    wanted = [case.name for case in real(data.cases)] if names is None else names
+    chosen = [*dict.fromkeys(wanted)]
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         raise InputError(f"--cases: {unknown} are not in {data.folder}; it has {sorted(known)}.")

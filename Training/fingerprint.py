@@ -24,7 +24,8 @@ DEFINITIONS = {
     "liver": "with its tumors",
     "percentiles": "the lowest HU that so many percent of the voxels do not exceed",
     "lesions": "volume and long axis by the product's definitions, largest first",
-    "all": "HU over all voxels of all cases; else the lowest, the median and the highest case",
+    "all": "HU over all voxels of all cases; else the lowest, the median and the highest case; "
+    "synthetic cases left out",
 }
 
 
@@ -112,10 +113,12 @@ def statistics(parts: Sequence[HuCounts]) -> dict[str, float] | None:
 
 def fingerprint_json(cases: Sequence[Case], prints: Sequence[Fingerprint]) -> dict[str, Any]:
     """The content of fingerprint.json, of cases and their fingerprints in the same order."""
+    pairs = list(zip(cases, prints, strict=True))
+    scanned = [(case, one) for case, one in pairs if not case.synthetic]
     return {
         "definitions": DEFINITIONS,
-        "cases": {c.name: case_json(c, one) for c, one in zip(cases, prints, strict=True)},
-        "all": all_json(cases, prints),
+        "cases": {case.name: case_json(case, one) for case, one in pairs},
+        "all": all_json([case for case, _ in scanned], [one for _, one in scanned]),
     }
 
 

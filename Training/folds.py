@@ -1,6 +1,7 @@
 """Which cases train, which choose the epoch, and which are left for testing.
 
-Patients are divided, never cases. Where fewer are chosen than all, they are spread over three
+Patients are divided, never cases. Synthetic cases are not divided: they train, unless a case of
+their patient is held out or tested on. Where fewer are chosen than all, they are spread over three
 strata: without tumor, with a small one, with a large one (more than the median of those with one).
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.recipe import Split
-from Training.dataset import Case
+from Training.dataset import Case, real
 from Training.ircadb import lits_number
 
 
@@ -21,10 +22,12 @@ from Training.ircadb import lits_number
 class Division:
     """The cases of a data set, divided; no patient is in two of the lists.
 
+    Synthetic cases of patients who are held out or tested on are in none.
+
     Attributes:
         training: whose windows are shown.
-        held_out: that choose the epoch.
-        test: that the run never sees.
+        held_out: real ones that choose the epoch.
+        test: real ones that the run never sees.
     """
 
     training: list[Case]
@@ -66,14 +69,15 @@ def fold_division(cases: tuple[Case, ...], fold: str) -> Division:
         number, count = (int(part) for part in fold.split("/"))
     except ValueError:
         number = count = 0
-    patients = patients_of(cases)
+    patients = patients_of(real(cases))
     if not 1 <= number <= count or not 2 <= count <= len(patients):
         raise InputError(
             f"--fold {fold}: expected K/N with 1 <= K <= N and 2 <= N <= {len(patients)}, the "
-            "number of patients, or `paper`."
+            "number of patients with a real CT, or `paper`."
         )
     if count < len(patients):
-        patients.sort(key=strata(cases).__getitem__)  # keeps the order of names within a stratum
+        stratum = strata(real(cases))
+        patients.sort(key=stratum.__getitem__)  # keeps the order of names within a stratum
     return by_patient(cases, held_out=set(patients[number - 1 :: count]), test=set())
 
 
@@ -93,14 +97,15 @@ def paper_division(cases: tuple[Case, ...], paper: Split, seed: int) -> Division
             f"--fold paper: this paper cross-validated {paper.data} in {paper.folds} folds; train "
             f"them one by one with --fold 1/{paper.folds} to --fold {paper.folds}/{paper.folds}."
         )
-    shuffled = [str(name) for name in np.random.default_rng(seed).permutation(patients_of(cases))]
+    scanned = real(cases)
+    shuffled = np.random.default_rng(seed).permutation(patients_of(scanned)).tolist()
     if paper.test_numbers is not None:
         first, last = paper.test_numbers
-        test = {case.patient for case in cases if first <= case_number(case, paper) <= last}
+        test = {case.patient for case in scanned if first <= case_number(case, paper) <= last}
     else:
-        test = spread(shuffled, whole(paper.test_share, len(shuffled)), strata(cases))
+        test = spread(shuffled, whole(paper.test_share, len(shuffled)), strata(scanned))
     others = [patient for patient in shuffled if patient not in test]
-    held_out = spread(others, whole(paper.validation_share, len(others)), strata(cases))
+    held_out = spread(others, whole(paper.validation_share, len(others)), strata(scanned))
     division = by_patient(cases, held_out, test)
     if not division.training:
         raise InputError(
@@ -166,6 +171,6 @@ def by_patient(cases: tuple[Case, ...], held_out: set[str], test: set[str]) -> D
     """The division with these patients held out and tested on."""
     return Division(
         training=[case for case in cases if case.patient not in held_out | test],
-        held_out=[case for case in cases if case.patient in held_out],
-        test=[case for case in cases if case.patient in test],
+        held_out=[case for case in real(cases) if case.patient in held_out],
+        test=[case for case in real(cases) if case.patient in test],
     )

@@ -6,10 +6,11 @@ name that stands for two files.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from LiverTumorSegLib.errors import InputError
@@ -24,12 +25,14 @@ LITS = re.compile(r"(volume|segmentation)-([0-9]+)\.nii(\.gz)?(\.bz2)?")
 CHANNEL = re.compile(r"_[0-9]{4}$")
 LIVER_MASKS = re.compile(r"liver|liver(cyst|kyst).*", re.IGNORECASE)
 TUMOR_MASKS = re.compile(r"livertumou?r.*", re.IGNORECASE)
+FACTS = "case.json"  # beside ct.* and label.*, where there is more to say of a case
 MEND = "Add what is missing, or move the case out of the folder."
 LOOKED_FOR = """\
 - LiTS: volume-0.nii and segmentation-0.nii, or .nii.gz, also in folders inside
 - MSD, nnU-Net: imagesTr and labelsTr
 - 3D-IRCADb-01: 3Dircadb1.1/PATIENT_DICOM and 3Dircadb1.1/MASKS_DICOM/liver, unpacked
-- a folder a case: case01/ct.nii.gz and case01/label.nii.gz, or another format"""
+- a folder a case: case01/ct.nii.gz and case01/label.nii.gz, or another format; case01/case.json
+  beside them may say {"patient": NAME, "synthetic": true}"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,22 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a case.json says.
+
+    Attributes:
+        patient: whom the case shows, where its own name does not tell.
+        synthetic: no scanner made it; it only trains.
+    """
+
+    patient: str | None
+    synthetic: bool
+
+
+NO_FACTS = Facts(None, synthetic=False)
+
+
+@dataclass(frozen=True)
 class Source:
     """Where one labeled CT lies.
 
@@ -54,17 +73,19 @@ class Source:
         layout: a key of LAYOUTS.
         ct: a file, or the folder of a DICOM series.
         label: a label map, or masks.
+        facts: what more is said of the case.
     """
 
     name: str
     layout: str
     ct: Path
     label: Path | Masks
+    facts: Facts = NO_FACTS
 
     @property
     def patient(self) -> str:
         """Whom it shows; the same name for the same patient in LiTS and in 3D-IRCADb-01."""
-        return patient_of(self.name)
+        return patient_of(self.facts.patient or self.name)
 
     def parts(self) -> tuple[Path, ...]:
         """The files and folders that are read, the CT first."""
@@ -196,7 +217,33 @@ def find_plain(data: Path) -> Found | None:
     unlabeled = [images.pop(name)[0] for name in sorted({*images} - {*labels})]
     found = paired("a folder a case", images, labels)
     found.left_out = unlabeled
+    for i, source in enumerate(found.sources):
+        try:
+            found.sources[i] = replace(source, facts=read_facts(data / source.name / FACTS))
+        except InputError as error:
+            found.faults.append(str(error))
     return found
+
+
+def read_facts(path: Path) -> Facts:
+    """What a case.json says; nothing without one.
+
+    Raises:
+        InputError: it cannot be read, or says something else.
+    """
+    if not path.exists():
+        return NO_FACTS
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        facts = Facts(plain.get("patient"), plain.get("synthetic", False))
+        if not (isinstance(facts.patient, str | None) and isinstance(facts.synthetic, bool)):
+            raise ValueError("another type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f'{path}: expected {{"patient": "NAME", "synthetic": true}} or one of the two, found '
+            f"what cannot be read so ({error}). Mend or remove it."
+        ) from error
+    return facts
 
 
 def paired(layout: str, images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> Found:

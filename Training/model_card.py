@@ -15,6 +15,8 @@ Card = dict[str, Any]
 DISCLAIMER = "For research. Not for clinical use."
 # What a card takes from the description of a run, besides its recipe.
 TOLD = {"training_cases", "held_out_cases", "test_cases", "fold", "seed", "torch", "version"}
+# Runs of data sets of an older format do not say what is synthetic, for nothing was.
+TOLD_OF_A_CASE = ("name", "patient", "synthetic", "liver_ml", "tumor_ml", "lesions")
 NOT_EVALUATED = (
     "Not evaluated. What these weights are worth on cases that they have not seen has not been "
     "measured."
@@ -49,7 +51,7 @@ def make_card(
         "disclaimer": DISCLAIMER,
         "license": license_text,
         "training_cases": [
-            {key: case[key] for key in ("name", "patient", "liver_ml", "tumor_ml", "lesions")}
+            {key: case[key] for key in TOLD_OF_A_CASE if key in case}
             for case in description["training_cases"]
         ],
         "held_out_cases": [case["name"] for case in description["held_out_cases"]],
@@ -94,6 +96,8 @@ def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
     """The card as a Markdown page."""
     cases = card["training_cases"]
     patients = len({case["patient"] for case in cases})
+    made = sum(case.get("synthetic", False) for case in cases)
+    synthetic = f", {made} of them synthetic," if made else ""
     chosen = " They chose the epoch, which flatters it." if card["checkpoint"] == "best" else ""
     lines = [
         f"# {name}",
@@ -109,7 +113,8 @@ def card_page(name: str, recipe: Recipe, card: Card, sha256: str) -> str:
         "",
         "## Data and split",
         "",
-        f"- Trained on {len(cases)} cases of {patients} patients, fold {card['fold'] or 'none'}.",
+        f"- Trained on {len(cases)} cases{synthetic} of {patients} patients, fold "
+        f"{card['fold'] or 'none'}.",
         f"- Held out: {', '.join(card['held_out_cases']) or 'none'}.{chosen}",
         f"- Kept for the test: {', '.join(card['test_cases']) or 'none'}.",
         "",

@@ -42,6 +42,7 @@ def overview_html(records: Sequence[Record], title: str) -> str:
     lesions = [lesion for record in records for lesion in record.fingerprint.lesions]
     facts = [
         f"{len(cases)} cases of {len({case.patient for case in cases})} patients",
+        *([f"{made} synthetic"] if (made := sum(case.synthetic for case in cases)) else []),
         f"{sum(case.tumor_ml > 0 for case in cases)} with tumor",
         f"{len(lesions)} lesions",
         f"{sum(bool(record.origin.warnings) for record in records)} cases with warnings",
@@ -95,6 +96,7 @@ def row_html(record: Record) -> str:
     notes = [f'<br><span class="warning">{escape(text)}</span>' for text in origin.warnings]
     notes += [f'<br><span class="muted">{escape(text)}</span>' for text in origin.repairs]
     patient = "" if case.patient == case.name else f"<br>patient {escape(case.patient)}"
+    patient += "<br>synthetic" if case.synthetic else ""
     shape = " x ".join(str(n) for n in geometry.shape[::-1])
     spacing = " x ".join(f"{s:.3g}" for s in geometry.spacing_mm[::-1])
     return (

@@ -1,8 +1,8 @@
 """Check labeled CTs and bring them into the form that the trainer reads.
 
-    python -m Training.prepare DATA -o PREPARED [--label-map 3=1,4=0] [--workers N]
+    python -m Training.prepare DATA [DATA ...] -o PREPARED [--label-map 3=1,4=0] [--workers N]
 
-What DATA holds is told from its files:
+What each DATA holds is told from its files:
 
     LiTS                 volume-0.nii and segmentation-0.nii, or .nii.gz, also in folders inside
     MSD, nnU-Net         imagesTr and labelsTr
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("data", type=Path, help="folder with labeled CTs")
+    parser.add_argument("data", type=Path, nargs="+", help="folders with labeled CTs")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--label-map", default="", help="other label values and what they become, as in 3=1,4=0"
@@ -83,22 +83,28 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def prepare_data_set(data: Path, output: Path, label_map: dict[int, int], workers: int) -> None:
-    """Prepare every case below `data`, or tell the faults of all of them together.
+def prepare_data_set(
+    folders: list[Path], output: Path, label_map: dict[int, int], workers: int
+) -> None:
+    """Prepare every case below these folders, or tell the faults of all of them together.
 
     Raises:
         InputError: no cases, faults in some, or an output folder that cannot be written to.
         ResourceError: disk or memory ran out.
     """
     unfinished = output / UNFINISHED
-    with reading(data):
-        found = find_cases(data)
-        tasks = [
-            Task(source, data, unfinished, label_map, stamp_of(source, label_map))
-            for source in found.sources
-        ]
-    for path in found.left_out:
-        print(f"{path}: a CT without a label, left out", file=sys.stderr)
+    tasks, unfit = [], []
+    for folder in dict.fromkeys(folders):
+        with reading(folder):
+            found = find_cases(folder)
+            tasks += [
+                Task(source, folder, unfinished, label_map, stamp_of(source, label_map))
+                for source in found.sources
+            ]
+        unfit += found.faults
+        for path in found.left_out:
+            print(f"{path}: a CT without a label, left out", file=sys.stderr)
+    check_names(tasks)
     made = not output.exists()
     make_folder(output)
     try:
@@ -106,10 +112,10 @@ def prepare_data_set(data: Path, output: Path, label_map: dict[int, int], worker
             unfinished.mkdir(exist_ok=True)
         records, faults = prepare_cases(tasks, output, workers)
         records, doubled = check_copies(records)
-        faults = [*found.faults, *faults, *doubled]
+        faults = [*unfit, *faults, *doubled]
         if not faults:
             with writing(output):
-                finish(records, output, data, label_map)
+                finish(records, output, title_of(folders), label_map)
     finally:
         emptied = [unfinished / PICTURES, unfinished / RECORDS, unfinished]
         remove_if_empty(*emptied, *([output] if made else []))
@@ -121,13 +127,37 @@ def prepare_data_set(data: Path, output: Path, label_map: dict[int, int], worker
     tell(records, output)
 
 
+def check_names(tasks: list[Task]) -> None:
+    """Refuse two cases of one name, from two folders.
+
+    Raises:
+        InputError: naming both.
+    """
+    first: dict[str, Task] = {}
+    for task in tasks:
+        same = first.setdefault(task.source.name, task)
+        if same is not task:
+            raise InputError(
+                f"{task.source.ct}: expected a case name once, found {task.source.name} also at "
+                f"{same.source.ct}. Rename one, or leave one folder out."
+            )
+
+
+def title_of(folders: list[Path]) -> str:
+    """The folders' names."""
+    return " + ".join(folder.resolve().name for folder in folders)
+
+
 def tell(records: list[Record], output: Path) -> None:
     """Print the warnings of a finished data set, and how large it is."""
     for record in records:
         for warning in record.origin.warnings:
             print(f"{record.case.name}: {warning}", file=sys.stderr)
     patients = len({record.case.patient for record in records})
-    print(f"{len(records)} cases of {patients} patients in {output}; see overview.html there")
+    made = sum(record.case.synthetic for record in records)
+    synthetic = f", {made} of them synthetic," if made else ""
+    told = f"{len(records)} cases{synthetic} of {patients} patients"
+    print(f"{told} in {output}; see overview.html there")
 
 
 @contextlib.contextmanager
@@ -224,7 +254,8 @@ def check_copies(records: list[Record]) -> tuple[list[Record], list[str]]:
     by_ct, by_patient = defaultdict(list), defaultdict(list)
     for record in records:
         by_ct[record.origin.ct_sha256].append(record)
-        by_patient[record.case.patient].append(record.case.name)
+        if not record.case.synthetic:
+            by_patient[record.case.patient].append(record.case.name)
     faults = [
         f"{', '.join(one.case.name for one in same)}: the same CT under the names of "
         f"{len({one.case.patient for one in same})} patients, so that a split may part them. "
@@ -236,29 +267,29 @@ def check_copies(records: list[Record]) -> tuple[list[Record], list[str]]:
 
 
 def with_copies(record: Record, names: list[str]) -> Record:
-    """The record, with a warning if its patient has more cases than this."""
+    """The record, with a warning if a scanner saw its patient more often than this."""
     others = ", ".join(name for name in names if name != record.case.name)
-    if not others:
+    if not others or record.case.synthetic:
         return record
     warning = f"the same patient as {others}: all are kept, and no split parts them"
     origin = replace(record.origin, warnings=(*record.origin.warnings, warning))
     return replace(record, origin=origin)
 
 
-def finish(records: list[Record], output: Path, data: Path, label_map: dict[int, int]) -> None:
-    """Publish the cases and what is said of them."""
+def finish(records: list[Record], output: Path, title: str, label_map: dict[int, int]) -> None:
+    """Publish the cases and what is said of them, under the title of their data."""
     cases = [record.case for record in records]
     origins = [record.origin for record in records]
     dataset = dataset_json(
         cases,
         origins,
-        data=data.resolve().name,
+        data=title,
         label_map={str(old): new for old, new in label_map.items()},
     )
     fingerprint = fingerprint_json(cases, [record.fingerprint for record in records])
     reports = {
         "fingerprint.json": json.dumps(fingerprint, indent=1),
-        "overview.html": overview_html(records, data.resolve().name),
+        "overview.html": overview_html(records, title),
         "dataset.json": json.dumps(dataset, indent=1),
     }
     publish(output / UNFINISHED, output, [case.name for case in cases], reports)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,13 +52,14 @@ class Task:
 
 
 def stamp_of(source: Source, label_map: dict[int, int]) -> str:
-    """Digest of what a case is made from: names, sizes and times of its files, and the mapping."""
+    """Digest of what a case is made from: its files' names, sizes and times, facts and mapping."""
     files = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns)
         for part in source.parts()
         for path in (sorted(part.iterdir()) if part.is_dir() else [part])
     ]
-    facts = [FORMAT, source.name, source.layout, files, sorted(label_map.items())]
+    said = asdict(source.facts)
+    facts = [FORMAT, source.name, source.layout, said, files, sorted(label_map.items())]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -126,6 +127,7 @@ def store_case(task: Task, volume: Volume, labels: np.ndarray, outside_liver: in
         case=Case(
             name=source.name,
             patient=source.patient,
+            synthetic=source.facts.synthetic,
             geometry=spacing.geometry,
             spacing_known=spacing.known,
             liver_ml=measurement.liver_volume_ml,

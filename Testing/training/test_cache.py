@@ -176,6 +176,15 @@ def test_statistics_are_those_of_the_cases_livers_and_tumors(data: DataSet) -> N
     assert len(cached(data)) == 2
 
 
+def test_statistics_are_of_real_cases(data: DataSet) -> None:
+    """Of synthetic ones only where there are no others."""
+    first, second = data.cases[:2]
+    made = replace(second, synthetic=True)
+    alone = with_measured_statistics(BOTH, data, [first])
+    assert with_measured_statistics(BOTH, data, [first, made]) == alone
+    assert with_measured_statistics(BOTH, data, [made]) != alone
+
+
 def test_statistics_are_measured_once(data: DataSet) -> None:
     first = with_measured_statistics(BOTH, data, list(data.cases))
     for path in data.folder.glob("*.npy"):

@@ -17,7 +17,7 @@ GRID = Geometry((4, 5, 6), (3.0, 1.0, 1.0))
 
 
 def case_of(name: str, patient: str) -> Case:
-    return Case(name, patient, GRID, True, liver_ml=1.0, tumor_ml=0.0, lesions=0, sha256="")
+    return Case(name, patient, False, GRID, True, liver_ml=1.0, tumor_ml=0.0, lesions=0, sha256="")
 
 
 ORIGIN = Origin("LiTS", ("volume-0.nii", "segmentation-0.nii"), "", (), ("look",))

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from LiverTumorSegLib.checkpoint import load_model, save_model
+from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import build
 from LiverTumorSegLib.recipe import Network, Recipe
 from LiverTumorSegLib.recipes import RECIPES
@@ -217,6 +218,16 @@ def test_lengths_of_an_unknown_spacing_are_warned_of(
     run(replace(made, data=data), tmp_path / "out", "--cases", "case0", "case1", weights="liver")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert told == ["warning: case0: its spacing is not known; its mm and mL are wrong"]
+
+
+def test_synthetic_cases_are_left_out_unless_named(made: Made) -> None:
+    data = read_data_set(made.data)
+    first, second, third = data.cases
+    data = replace(data, cases=(first, replace(second, synthetic=True), third))
+    assert evaluate.choose_cases(data, None) == [first, third]
+    assert evaluate.choose_cases(data, ["case1", "case2"]) == [data.cases[1], third]
+    with pytest.raises(InputError, match="--cases: expected names of cases .* found none"):
+        evaluate.choose_cases(replace(data, cases=data.cases[1:2]), None)
 
 
 def test_mirrored_images_are_averaged(made: Made, measured: Path, tmp_path: Path) -> None:

@@ -463,6 +463,19 @@ DESCRIPTION = {
 }
 
 
+def test_a_card_says_what_was_synthetic() -> None:
+    case = {"name": "a", "patient": "p", "liver_ml": 1.0, "tumor_ml": 0.0, "lesions": 0}
+    made = {**case, "name": "b", "synthetic": True}
+    for cases, words in (
+        ([case], "Trained on 1 cases of 1 patients, fold none."),
+        ([{**case, "synthetic": False}, made], "Trained on 2 cases, 1 of them synthetic, of 1 pat"),
+    ):
+        recipe = RECIPES["starter-tumor"]
+        card = make_card(recipe, {**DESCRIPTION, "training_cases": cases}, 1, "last", {}, [], "")
+        assert card["training_cases"] == cases
+        assert words in card_page("w", recipe, card, "")
+
+
 def test_a_card_says_where_the_tumors_were_searched() -> None:
     recipe = RECIPES["starter-tumor"]
     for place, words in (("prediction", "liver that was predicted"), ("reference", "true liver")):

@@ -72,11 +72,14 @@ def test_without_a_voxel_there_are_none() -> None:
     assert spread([]) is None
 
 
-def case_of(volume: Volume, labels: np.ndarray, name: str) -> tuple[Case, object]:
+def case_of(
+    volume: Volume, labels: np.ndarray, name: str, synthetic: bool = False
+) -> tuple[Case, object]:
     measurement, _ = measure(volume, labels)
     case = Case(
         name,
         name,
+        synthetic,
         volume.geometry,
         True,
         measurement.liver_volume_ml,
@@ -85,6 +88,14 @@ def case_of(volume: Volume, labels: np.ndarray, name: str) -> tuple[Case, object
         "",
     )
     return case, fingerprint_of(volume.hu, labels, measurement)
+
+
+def test_synthetic_cases_are_described_but_not_among_all() -> None:
+    scanned, made = case_of(*phantom(0), "a"), case_of(*phantom(1, 0), "b", synthetic=True)
+    alone = fingerprint_json(*zip(scanned, strict=True))
+    both = fingerprint_json(*zip(scanned, made, strict=True))
+    assert both["all"] == alone["all"]
+    assert [*both["cases"]] == ["a", "b"]
 
 
 def test_the_file_describes_each_case_and_all() -> None:

@@ -21,8 +21,10 @@ PAPER = Split("LiTS", test_numbers=(27, 46), test_share=0.0, validation_share=0.
 SHARES = Split("some", test_numbers=None, test_share=0.1, validation_share=1 / 9, folds=None)
 
 
-def case_of(name: str, patient: str, tumor_ml: float = 0.0) -> Case:
-    return Case(name, patient, GRID, True, liver_ml=1.0, tumor_ml=tumor_ml, lesions=0, sha256="")
+def case_of(name: str, patient: str, tumor_ml: float = 0.0, synthetic: bool = False) -> Case:
+    return Case(
+        name, patient, synthetic, GRID, True, liver_ml=1.0, tumor_ml=tumor_ml, lesions=0, sha256=""
+    )
 
 
 def numbered(count: int, name: str = "volume-{}") -> tuple[Case, ...]:
@@ -93,6 +95,61 @@ def test_folds_are_balanced(drawn: tuple[tuple[Case, ...], int]) -> None:
     for group in groups:
         sizes = [len(patients & group) for patients in held_out]
         assert max(sizes) - min(sizes) <= 1
+
+
+# Synthetic cases
+
+
+@st.composite
+def with_synthetic(draw: st.DrawFn) -> tuple[tuple[Case, ...], int]:
+    """Real cases and a number of folds that fits, and synthetic cases of these and others."""
+    cases, count = draw(cases_and_count())
+    shown = draw(st.lists(st.sampled_from("abcdefgxyz"), max_size=12))
+    made = [case_of(f"s{i}", patient, 70.0, synthetic=True) for i, patient in enumerate(shown)]
+    return tuple(draw(st.permutations([*cases, *made]))), count
+
+
+@settings(max_examples=200, deadline=None)
+@given(with_synthetic())
+def test_synthetic_cases_train_and_nothing_else(drawn: tuple[tuple[Case, ...], int]) -> None:
+    """Real cases are divided as without them, and no held-out patient's shapes are trained on."""
+    cases, count = drawn
+    scanned = tuple(case for case in cases if not case.synthetic)
+    made = {case.name: case.patient for case in cases if case.synthetic}
+    for number in range(1, count + 1):
+        fold = f"{number}/{count}"
+        division, alone = (divide(c, fold, PAPER, seed=0) for c in (cases, scanned))
+        assert division.held_out == alone.held_out
+        assert division.test == []
+        assert [case for case in division.training if not case.synthetic] == alone.training
+        unseen = {case.patient for case in division.held_out}
+        training = {case.name for case in division.training if case.synthetic}
+        assert training == {name for name, patient in made.items() if patient not in unseen}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 59), max_size=20), st.integers(0, 9))
+def test_papers_divide_real_cases_alone(patients: list[int], seed: int) -> None:
+    scanned = numbered(50)
+    made = tuple(
+        case_of(f"made-{i}", f"patient{number}", 9.0, synthetic=True)
+        for i, number in enumerate(patients)
+    )
+    for split in (PAPER, SHARES):
+        division, alone = (divide(c, "paper", split, seed) for c in (scanned + made, scanned))
+        assert (division.held_out, division.test) == (alone.held_out, alone.test)
+        unseen = {case.patient for case in division.held_out + division.test}
+        assert division.training == alone.training + [c for c in made if c.patient not in unseen]
+
+
+def test_synthetic_patients_do_not_count_as_patients() -> None:
+    cases = (*numbered(2), *(case_of(f"s{i}", f"s{i}", synthetic=True) for i in range(5)))
+    with pytest.raises(InputError, match="2 <= N <= 2, the number of patients with a real CT"):
+        divide(cases, "1/3", PAPER, seed=0)
+    assert len(divide(cases, None, PAPER, seed=0).training) == 7
+
+
+# What is dealt to which fold
 
 
 def test_small_and_large_tumors_are_dealt_to_both_folds() -> None:

@@ -204,6 +204,38 @@ def test_no_folder_is_refused(tmp_path: Path) -> None:
         find_cases(tmp_path / "nowhere")
 
 
+# case.json
+
+
+def told(folder: Path, text: str) -> Found:
+    touch(folder, "a/ct.nii", "a/label.nii", "b/ct.nii", "b/label.nii")
+    (folder / "b" / "case.json").write_text(text)
+    return find_cases(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "patient", "synthetic"),
+    [
+        ('{"patient": "ircad07", "synthetic": true, "seed": 3}', "ircadb-07", True),
+        ('{"patient": "x"}', "x", False),
+        ('{"synthetic": true}', "b", True),
+        ("{}", "b", False),
+    ],
+)
+def test_a_case_may_say_whom_it_shows(
+    tmp_path: Path, text: str, patient: str, synthetic: bool
+) -> None:
+    plain, said = told(tmp_path, text).sources
+    assert (plain.patient, plain.facts.synthetic) == ("a", False)
+    assert (said.patient, said.facts.synthetic) == (patient, synthetic)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"patient": 3}', '{"synthetic": "no"}'])
+def test_what_a_case_says_in_another_form_is_a_fault(tmp_path: Path, text: str) -> None:
+    (fault,) = told(tmp_path, text).faults
+    assert fault.startswith(f'{tmp_path}/b/case.json: expected {{"patient": "NAME"')
+
+
 # Whom a name means
 
 

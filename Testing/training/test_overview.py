@@ -18,7 +18,7 @@ from Training.dataset import Case, Origin
 from Training.fingerprint import Fingerprint, HuCounts, LesionSize
 from Training.overview import BINS, histogram, overview_html
 
-CASE = Case("a", "p", Geometry((40, 50, 60), (2.5, 0.7, 0.7)), True, 1500.0, 30.0, 2, "")
+CASE = Case("a", "p", False, Geometry((40, 50, 60), (2.5, 0.7, 0.7)), True, 1500.0, 30.0, 2, "")
 ORIGIN = Origin("LiTS", ("volume-0.nii",), "", ("mended <b>",), ("look & see",))
 FINGERPRINT = Fingerprint(
     HuCounts(100, (1, 2, 1)), HuCounts(50, (4,)), (LesionSize(29.0, 41.4), LesionSize(1.0, 12.0))
@@ -61,6 +61,13 @@ def test_every_number_of_a_case_is_there() -> None:
         assert part in text, part
     assert text.count("patient p") == 1
     assert "patient b" not in text
+
+
+def test_synthetic_cases_are_told() -> None:
+    made = replace(RECORD, case=replace(CASE, name="m", synthetic=True))
+    text = Page(overview_html([RECORD, made], "data")).text
+    assert "2 cases of 1 patients, 1 synthetic, 2 with tumor" in text
+    assert text.count("\nsynthetic\n") == 1
 
 
 def test_a_warning_leads_to_its_case() -> None:

@@ -51,7 +51,8 @@ def compress(path: Path) -> Path:
 
 
 def prepare_folder(cases: Path, *options: str) -> int:
-    return main([str(cases), "-o", str(cases.parent / "prepared"), "--workers", "1", *options])
+    """Prepare it and, if told first, further folders."""
+    return main([str(cases), *options, "-o", str(cases.parent / "prepared"), "--workers", "1"])
 
 
 def error_of(capsys: pytest.CaptureFixture[str]) -> str:
@@ -455,6 +456,49 @@ def test_copies_of_one_patient_are_kept_together(
         "the same patient as volume-28: all are kept, and no split parts them"
     ]
     assert "4 cases of 3 patients" in capsys.readouterr().out
+
+
+def with_facts(folder: Path, **facts: object) -> None:
+    (folder / "case.json").write_text(json.dumps(facts))
+
+
+def test_synthetic_cases_are_marked(cases: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And are told as such, without a warning that their patient is there twice."""
+    with_facts(cases / "case1", patient="case0", synthetic=True)
+    assert prepare_folder(cases) == 0
+    real, made = read_data_set(cases.parent / "prepared").cases
+    assert (real.patient, real.synthetic) == ("case0", False)
+    assert (made.patient, made.synthetic) == ("case0", True)
+    assert all(not one["warnings"] for one in described(cases)["origins"].values())
+    assert "2 cases, 1 of them synthetic, of 1 patients" in capsys.readouterr().out
+
+
+def test_a_case_is_prepared_again_when_more_is_said_of_it(cases: Path) -> None:
+    assert prepare_folder(cases) == 0
+    with_facts(cases / "case1", patient="case0")
+    assert prepare_folder(cases) == 0
+    patients = [case.patient for case in read_data_set(cases.parent / "prepared").cases]
+    assert patients == ["case0", "case0"]
+
+
+def test_several_folders_make_one_data_set(cases: Path) -> None:
+    write_case(cases.parent / "more" / "case7", *phantom(7))
+    assert prepare_folder(cases, str(cases.parent / "more")) == 0
+    data = read_data_set(cases.parent / "prepared")
+    assert [case.name for case in data.cases] == ["case0", "case1", "case7"]
+    assert described(cases)["data"] == "cases + more"
+    assert described(cases)["origins"]["case7"]["files"][0] == "case7/ct.nii.gz"
+
+
+def test_one_name_in_two_folders_is_refused(
+    cases: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_case(cases.parent / "more" / "case1", *phantom(7))
+    assert prepare_folder(cases, str(cases.parent / "more")) == 2
+    told = error_of(capsys)
+    assert told.startswith(f"{cases.parent}/more/case1/ct.nii.gz: expected a case name once")
+    assert str(cases / "case1") in told
+    assert not (cases.parent / "prepared").exists()
 
 
 def test_the_same_ct_under_two_patients_is_a_fault(
