@@ -390,6 +390,9 @@ class WindowSampling:
             where both liver and tumor are targets, one of them is drawn first.
         target_by: draw a lesion first and then its voxel, or a voxel at once.
         jitter: largest distance of that voxel from the center, as a share of the window.
+        synthetic_share: share of an epoch's windows that synthetic cases give, where there are
+            any, whatever their number; only for windows dealt over an epoch. None: every case
+            gives as many.
     """
 
     samples: int
@@ -400,6 +403,7 @@ class WindowSampling:
     target_share: float
     target_by: Literal["lesion", "voxel"]
     jitter: float
+    synthetic_share: float | None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from Training.dataset import Case, DataSet, real
 
 # To be raised with every change of code that changes what is kept here, or cases prepared by the
 # earlier code would still be used.
-VERSION = 1
+VERSION = 2
 ARRAYS = ("image", "labels", "slice_voxels", "tumor_voxels", "lesion_ends")
 DISTANCE = "liver_distance_mm"
 FACTS = "case.json"
@@ -46,6 +46,7 @@ class PreparedCase:
         lesion_ends: int64, where in `tumor_voxels` each lesion ends.
         spacing_mm: of the image, (z, y, x).
         scale: which network values HU become.
+        synthetic: whether no scanner made the CT.
     """
 
     image: np.ndarray
@@ -56,6 +57,7 @@ class PreparedCase:
     lesion_ends: np.ndarray
     spacing_mm: tuple[float, float, float]
     scale: Scale
+    synthetic: bool
 
 
 def output_scale(recipe: Recipe) -> Triple:
@@ -88,7 +90,11 @@ def prepared_folder(data: DataSet, case: Case, recipe: Recipe) -> Path:
         }
         if prepared.liver_distance_mm is not None:
             arrays[DISTANCE] = prepared.liver_distance_mm
-        facts = {"spacing_mm": prepared.spacing_mm, "scale": asdict(prepared.scale)}
+        facts = {
+            "spacing_mm": prepared.spacing_mm,
+            "scale": asdict(prepared.scale),
+            "synthetic": case.synthetic,
+        }
         # The facts move in last: where they are, the rest is.
         names = [*(f"{name}.npy" for name in (*ARRAYS, DISTANCE)), FACTS]
         with staged(folder, names) as staging:
@@ -113,6 +119,7 @@ def read_prepared(folder: Path) -> PreparedCase:
             liver_distance_mm=np.load(distance, mmap_mode="r") if distance.exists() else None,
             spacing_mm=from_plain(tuple[float, float, float], facts["spacing_mm"], "spacing_mm"),
             scale=from_plain(Scale, facts["scale"], "scale"),
+            synthetic=from_plain(bool, facts["synthetic"], "synthetic"),
         )
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -125,6 +132,7 @@ def cache_key(case: Case, recipe: Recipe) -> str:
     parts = [
         VERSION,
         case.sha256,
+        case.synthetic,
         asdict(case.geometry),
         asdict(recipe.preprocessing),
         output_scale(recipe),

@@ -30,13 +30,19 @@ def check(recipe: Recipe, division: Division) -> None:
 
 
 def check_windows(recipe: Recipe) -> None:
-    """Refuse windows that are no slices where slices are sampled, or that fill no batch.
+    """Refuse windows that are no slices where slices are sampled, that fill no batch or no share.
 
     Raises:
         ValueError: naming the field and what it needs.
     """
     if isinstance(recipe.training.sampling, SliceSampling) and not shows_slices(recipe):
         raise ValueError(f"sampling of slices needs a patch of [1, y, x], got {recipe.patch}.")
+    share = getattr(recipe.training.sampling, "synthetic_share", None)
+    if share is not None and not (0 <= share < 1 and recipe.training.sampling.per == "epoch"):
+        raise ValueError(
+            f'sampling.synthetic_share needs sampling.per "epoch" and a share from 0 to below 1, '
+            f"got {recipe.training.sampling.per!r} and {share}."
+        )
     fixed = isinstance(recipe.preprocessing.resampling, FixedShape)
     if recipe.patch is None and not fixed and recipe.training.batch_size > 1:
         raise ValueError(

@@ -13,12 +13,16 @@ from Training.cache import PreparedCase, output_scale
 
 
 def deal(
-    slice_voxels: Sequence[np.ndarray], recipe: Recipe, random: np.random.Generator
+    slice_voxels: Sequence[np.ndarray],
+    synthetic: Sequence[bool],
+    recipe: Recipe,
+    random: np.random.Generator,
 ) -> np.ndarray:
     """The samples of one epoch, shuffled.
 
     Args:
         slice_voxels: of each case, as in `PreparedCase`.
+        synthetic: whether each case is, in the same order.
         recipe: its sampling.
         random: the only source of randomness.
 
@@ -29,18 +33,36 @@ def deal(
     if isinstance(sampling, SliceSampling):
         dealt = deal_slices(slice_voxels, sampling, random)
     else:
-        cases = deal_windows(len(slice_voxels), sampling, random)
+        cases = deal_windows(np.array(synthetic), sampling, random)
         dealt = np.stack([cases, np.full_like(cases, -1)], axis=1)
     return random.permutation(dealt)
 
 
-def deal_windows(cases: int, sampling: WindowSampling, random: np.random.Generator) -> np.ndarray:
-    """The case of each window: every case as often, the rest of an epoch drawn."""
+def deal_windows(
+    synthetic: np.ndarray, sampling: WindowSampling, random: np.random.Generator
+) -> np.ndarray:
+    """The case of each window.
+
+    Args:
+        synthetic: bool, whether each case is.
+        sampling: how many windows, and which share of them synthetic cases give.
+        random: the only source of randomness.
+    """
+    cases, share = np.arange(len(synthetic)), sampling.synthetic_share
     if sampling.per == "case":
-        return np.repeat(np.arange(cases), sampling.samples)
-    every, rest = divmod(sampling.samples, cases)
+        return np.repeat(cases, sampling.samples)
+    if share is None or synthetic.all() or not synthetic.any():
+        return deal_evenly(cases, sampling.samples, random)
+    made = round(share * sampling.samples)
+    real = deal_evenly(cases[~synthetic], sampling.samples - made, random)
+    return np.concatenate([real, deal_evenly(cases[synthetic], made, random)])
+
+
+def deal_evenly(cases: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """So many of the cases: every one as often, the rest drawn."""
+    every, rest = divmod(count, len(cases))
     drawn = random.choice(cases, rest, replace=False)
-    return np.concatenate([np.repeat(np.arange(cases), every), drawn])
+    return np.concatenate([np.repeat(cases, every), drawn])
 
 
 def deal_slices(

@@ -283,7 +283,9 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
     def order(self, epoch: int) -> list[Key]:
         """The keys of an epoch, shuffled."""
         slice_voxels = [case.slice_voxels for case in self.cases]
-        dealt = deal(slice_voxels, self.recipe, np.random.default_rng([self.seed, epoch, 0]))
+        synthetic = [case.synthetic for case in self.cases]
+        random = np.random.default_rng([self.seed, epoch, 0])
+        dealt = deal(slice_voxels, synthetic, self.recipe, random)
         return [(epoch, index, case, z) for index, (case, z) in enumerate(dealt.tolist())]
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:

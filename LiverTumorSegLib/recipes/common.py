@@ -73,6 +73,7 @@ WHOLE_GRID = WindowSampling(
     target_share=0.0,
     target_by="lesion",
     jitter=0.0,
+    synthetic_share=None,
 )
 # Cases 27 to 46 of LiTS are tested on; a part of the other 111 chooses the epoch.
 LITS_27_46 = Split(

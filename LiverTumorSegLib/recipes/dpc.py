@@ -93,6 +93,7 @@ DPC_NET = Recipe(
             target_share=1 / 3,
             target_by="voxel",
             jitter=0.0,
+            synthetic_share=None,
         ),
         augmentation=replace(
             NO_AUGMENTATION,

@@ -30,4 +30,5 @@ def prepared_case(
         lesion_ends=lesion_ends,
         spacing_mm=spacing_mm,
         scale=scale,
+        synthetic=False,
     )

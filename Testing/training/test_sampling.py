@@ -44,8 +44,15 @@ def sampling(recipe: Recipe, **changes: Any) -> Recipe:
     return replace(recipe, training=replace(recipe.training, sampling=chosen))
 
 
-def dealt(recipe: Recipe, slice_voxels: list[np.ndarray], seed: int = 0) -> list[tuple[int, int]]:
-    return [tuple(row) for row in deal(slice_voxels, recipe, np.random.default_rng(seed)).tolist()]
+def dealt(
+    recipe: Recipe,
+    slice_voxels: list[np.ndarray],
+    seed: int = 0,
+    synthetic: tuple[bool, ...] | None = None,
+) -> list[tuple[int, int]]:
+    kinds = synthetic or (False,) * len(slice_voxels)
+    found = deal(slice_voxels, kinds, recipe, np.random.default_rng(seed))
+    return [tuple(row) for row in found.tolist()]
 
 
 # What an epoch shows
@@ -75,6 +82,26 @@ def test_so_many_windows_of_an_epoch_are_dealt_evenly() -> None:
     assert len({case for count in counts for case in count if count[case] == 3}) == 3
     fewer = dealt(sampling(LIVER, samples=2, per="epoch"), CASES)
     assert len(fewer) == len(set(fewer)) == 2
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "expected"),
+    [
+        ((False, True, False), {1: 6, (0, 2): 2}),
+        ((True, True, False), {2: 2, (0, 1): 6}),
+        ((False, False, False), {(0, 1, 2): 8}),
+        ((True, True, True), {(0, 1, 2): 8}),
+    ],
+)
+def test_synthetic_cases_give_their_share_whatever_their_number(
+    synthetic: tuple[bool, ...], expected: dict[Any, int]
+) -> None:
+    recipe = sampling(LIVER, samples=8, per="epoch", synthetic_share=0.75)
+    counts = Counter(case for case, _ in dealt(recipe, CASES, 3, synthetic))
+    for cases, count in expected.items():
+        of_each = [counts[case] for case in (cases if isinstance(cases, tuple) else (cases,))]
+        assert sum(of_each) == count
+        assert max(of_each) - min(of_each) <= 1
 
 
 def with_slices(**changes: Any) -> Recipe:

@@ -393,6 +393,7 @@ NOBODY_TRAINS = ("--set", "training.split.test_numbers=[0,9]")
         (["--set", "preprocessing.pad_multiple=[1,1,1]", *SHAPE_OF_17], "multiple of 8"),
         (["--set", "patch=[16,16,20]"], "multiple of 8"),
         (["--set", 'preprocessing.resampling={"spacing_mm":[3,3,3]}'], "form no batch"),
+        (["--set", "training.sampling.synthetic_share=0.5"], 'needs sampling.per "epoch"'),
         (["--set", f"training.sampling={SLICE_BY_SLICE}"], "needs a patch of [1, y, x], got None"),
         (["--set", "network.name=ra_unet", *NO_ARGS], "needs a patch of [1, y, x], got None"),
         (["--set", f"training.deep_supervision={ALPHA}"], "this network has one"),
