@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from LiverTumorSegLib.recipe import Recipe
-from LiverTumorSegLib.recipes import dpc, elanres_msca, msa, rmau, starter, unet3d
+from LiverTumorSegLib.recipes import compact, dpc, elanres_msca, msa, rmau, starter, unet3d
 from LiverTumorSegLib.recipes.common import Reported
 
-PAPERS = (elanres_msca, unet3d, rmau, msa, dpc, starter)
+PAPERS = (elanres_msca, unet3d, rmau, msa, dpc, compact, starter)
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for paper in PAPERS for recipe in paper.RECIPES}
 REPORTED: dict[str, Reported] = {
