@@ -116,6 +116,7 @@ COMPACT_TUMOR = replace(
     target="tumor",
     preprocessing=replace(
         COMPACT_LIVER.preprocessing,
+        orientation="LPS",
         body_crop=None,
         liver_crop=LiverCrop(
             margin_voxels=(4, 16, 16),
@@ -124,6 +125,7 @@ COMPACT_TUMOR = replace(
             median_hu=100.0,
         ),
         resampling=Spacing((2.0, 1.5, 1.5)),
+        resample_hu=True,
         intensity=Window(clip_hu=(-60.0, 200.0), output=(0.0, 1.0)),
     ),
     training=replace(
