@@ -12,7 +12,7 @@ from pathlib import Path
 
 from LiverTumorSegLib.case import Setup, run_case
 from LiverTumorSegLib.errors import EXIT_BUG, Cancelled, InputError, outcome_of
-from LiverTumorSegLib.report import REPORT
+from LiverTumorSegLib.report import DICOM_SEG, REPORT
 from LiverTumorSegLib.segment import ProgressHook
 from LiverTumorSegLib.staging import staged
 from LiverTumorSegLib.volume import name_of
@@ -122,6 +122,8 @@ def finished(name: str, source: Path, outdir: Path, setup: Setup) -> Row | None:
         if report["input"] != source.resolve().name:
             return None
         if report["models"] != setup.identity():
+            return None
+        if setup.dicom and report["liver"]["volume_ml"] and not (outdir / DICOM_SEG).exists():
             return None
         return Row(
             name,

@@ -6,11 +6,14 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.dicom import is_dicom
+from LiverTumorSegLib.dicom_extra import dicom_packages
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.marked import on_one_grid, read_couinaud, read_marked
+from LiverTumorSegLib.marked import on_one_grid, read_couinaud, read_marked, read_marked_dicom
 from LiverTumorSegLib.measure import Measurement, measure
 from LiverTumorSegLib.report import FILE_NAMES, Run, write_outputs
 from LiverTumorSegLib.segment import ProgressHook, segment
@@ -18,6 +21,9 @@ from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.staging import staged
 from LiverTumorSegLib.timing import timed
 from LiverTumorSegLib.volume import Volume, read_volume
+
+if TYPE_CHECKING:
+    from LiverTumorSegLib.dicom_source import SourceSeries
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +39,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Setup:
-    """How CTs are segmented: the models of both stages, and the choices of `segment.segment`."""
+    """How CTs are segmented: the models of both stages, and the choices of `segment.segment`.
+
+    With `dicom` the results are written as DICOM objects, too; the CT must then be a DICOM series.
+    """
 
     liver: Model
     tumor: Model
@@ -41,6 +50,7 @@ class Setup:
     backend: str
     flips: bool
     probabilities: bool
+    dicom: bool = False
 
     def identity(self) -> dict[str, dict[str, str]]:
         """The models as a report names them."""
@@ -57,7 +67,7 @@ def measure_case(
 
     Args:
         source: the CT, as for `run_case`.
-        segmentation: what is marked, as `marked.read_marked` reads it.
+        segmentation: what is marked, as `marked.read_marked` reads it, or a DICOM SEG.
         outdir: made if it does not exist.
         couinaud: a map of liver segments, as `marked.read_couinaud` reads it.
         on_progress: called with ("Read" or "Report", share done); cancels by raising.
@@ -72,7 +82,11 @@ def measure_case(
     on_progress("Read", 0.0)
     with timed(timings_s, "read"):
         volume = read_volume(source)
-        marked, volume = on_one_grid(read_marked(segmentation), volume, segmentation)
+        if is_dicom(segmentation):
+            marked = read_marked_dicom(segmentation, source, volume.geometry)
+        else:
+            marked = read_marked(segmentation)
+        marked, volume = on_one_grid(marked, volume, segmentation)
         segments = None
         if couinaud is not None:
             segments = read_couinaud(couinaud, volume.geometry, marked.labels)
@@ -111,7 +125,7 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
     Args:
         source: a NIfTI, NRRD or MHA file, or a DICOM folder.
         outdir: made if it does not exist.
-        setup: with `probabilities`, these are written too.
+        setup: with `probabilities` or `dicom`, these are written too.
         on_progress: called with ("Read", "Report" or a stage of `segment`, share done); cancels by
             raising.
 
@@ -123,6 +137,7 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
     timings_s: dict[str, float] = {}
     on_progress("Read", 0.0)
     with timed(timings_s, "read"):
+        series = _series_of(source) if setup.dicom else None
         volume = read_volume(source)
     on_progress("Read", 1.0)
     with staged(outdir, FILE_NAMES) as folder:
@@ -143,10 +158,23 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
             measurement, lesion_map = measure(
                 volume, segmentation.labels, segmentation.tumor_probability
             )
-        segmentation = dataclasses.replace(segmentation, timings_s=timings_s)
+        warnings = segmentation.warnings
+        if series is not None:
+            from LiverTumorSegLib.dicom_results import write_dicom
+
+            labels, models = segmentation.labels, setup.identity()
+            with timed(timings_s, "write_dicom"):
+                warnings += write_dicom(folder, series, models, labels, measurement, lesion_map)
+        segmentation = dataclasses.replace(segmentation, warnings=warnings, timings_s=timings_s)
         run = Run(source.resolve().name, setup.identity(), device, None)
         timings_s = write_outputs(folder, run, volume, segmentation, measurement, lesion_map)
     for stage, seconds in timings_s.items():
         logger.info("%8.2f s  %s %s", seconds, stage, segmentation.computed_by.get(stage, ""))
     on_progress("Report", 1.0)
     return Case(volume, dataclasses.replace(segmentation, timings_s=timings_s), measurement)
+
+
+def _series_of(source: Path) -> SourceSeries:
+    with dicom_packages():
+        from LiverTumorSegLib.dicom_results import source_of_results
+    return source_of_results(source)

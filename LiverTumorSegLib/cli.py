@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="SEGMENTATION",
         help="a label map (0 background, 1 liver, 2 tumor) as NIfTI, NRRD or MHA, or a .seg.nrrd "
-        "of 3D Slicer with segments called Liver and Tumor 1, Tumor 2, ...",
+        "of 3D Slicer with segments called Liver and Tumor 1, Tumor 2, ..., or a DICOM SEG",
     )
     measured.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
     measured.add_argument(
@@ -152,6 +152,12 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
         "bfloat16 is faster on CPUs that have it, and less exact (default: auto)",
     )
     command.add_argument("--tta", action="store_true", help="average over mirrored images (slower)")
+    command.add_argument(
+        "--seg",
+        choices=("dicom",),
+        help="also write segmentation.dcm (DICOM SEG) and report.dcm (DICOM SR, TID 1500), which "
+        "name the patient; only for the folder of a DICOM series",
+    )
     command.add_argument(
         "--probabilities",
         action="store_true",
@@ -194,6 +200,7 @@ def _setup(arguments: argparse.Namespace) -> Setup:
         backend=arguments.backend,
         flips=arguments.tta,
         probabilities=arguments.probabilities,
+        dicom=arguments.seg == "dicom",
     )
 
 

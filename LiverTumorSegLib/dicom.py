@@ -52,16 +52,39 @@ def read_dicom_series(
     Raises:
         InputError: No CT series or several, slices missing, doubled, tilted or of differing grids.
     """
+    slices, axes, gap_mm = _sorted_series(folder, ct_only)
+    hu = _read_slices(slices, folder)
+    spacing_mm = (gap_mm, *slices[0].spacing_yx_mm)
+    geometry, notes = checked_grid(folder, hu.shape, spacing_mm, slices[0].position, axes)
+    return hu, geometry, notes
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether this is a file that says so of itself, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The files of the folder's only CT series, in the order in which their slices are read.
+
+    Raises:
+        InputError: As `read_dicom_series`.
+    """
+    return [s.path for s in _sorted_series(folder, ct_only=True)[0]]
+
+
+def _sorted_series(folder: Path, ct_only: bool) -> tuple[list[_Slice], np.ndarray, float]:
+    """The slices along their normal, the (3, 3) axes of their grid, one a column, and their gap."""
     slices = _only_series(folder, ct_only)
     _check_alike(slices, folder)
     row, column = np.array(slices[0].orientation).reshape(2, 3)
     axes = np.column_stack([row, column, np.cross(row, column)])
     slices.sort(key=lambda s: float(axes[:, 2] @ s.position))
-    gap_mm = _checked_gap_mm(slices, axes, folder)
-    hu = _read_slices(slices, folder)
-    spacing_mm = (gap_mm, *slices[0].spacing_yx_mm)
-    geometry, notes = checked_grid(folder, hu.shape, spacing_mm, slices[0].position, axes)
-    return hu, geometry, notes
+    return slices, axes, _checked_gap_mm(slices, axes, folder)
 
 
 def _read_slices(slices: list[_Slice], folder: Path) -> np.ndarray:

@@ -4,7 +4,7 @@ Read are label maps (0 background, 1 liver, 2 tumor) and Slicer's .seg.nrrd. Of 
 latter the liver is the one called "Liver" or coded so; tumors are those coded as a mass or a
 neoplasm, or whose name begins with tumor, tumour, lesion or metastasis. A tumor segment with a
 number at its end, as in "Tumor 2", is one lesion, whatever parts it has; of others, each connected
-part is one.
+part is one. A DICOM SEG is read by the rules of `dicom_labels.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import SimpleITK as sitk
 
 from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.couinaud import NAMES
+from LiverTumorSegLib.dicom_extra import dicom_packages
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.labels import LIVER, TUMOR
@@ -60,7 +61,34 @@ def read_marked(path: Path) -> Marked:
     Raises:
         InputError: not a sound file, other label values, no segment of a liver, or nothing marked.
     """
-    marked = _of_segments(path) if path.name.endswith(".seg.nrrd") else _of_labels(path)
+    return _checked(
+        _of_segments(path) if path.name.endswith(".seg.nrrd") else _of_labels(path), path
+    )
+
+
+def read_marked_dicom(path: Path, ct: Path, geometry: Geometry) -> Marked:
+    """Read a DICOM SEG of liver and tumors, by the rules of `dicom_labels`, on the CT's grid.
+
+    Args:
+        path: the SEG.
+        ct: the CT; where it is the folder of a series, the SEG must refer to that.
+        geometry: the CT's grid.
+
+    Raises:
+        InputError: as `read_marked` and `read_segmentation_dcm`.
+    """
+    with dicom_packages():
+        from LiverTumorSegLib.dicom_labels import read_segmentation_dcm
+        from LiverTumorSegLib.dicom_source import read_source
+    found = read_segmentation_dcm(path, geometry, read_source(ct) if ct.is_dir() else None)
+    tumors = [
+        FileSegment(name, "", found.tumor_segments, number) for number, name in found.names.items()
+    ]
+    lesion_map = _numbered(tumors, geometry)
+    return _checked(Marked(found.labels, lesion_map, geometry, found.warnings), path)
+
+
+def _checked(marked: Marked, path: Path) -> Marked:
     if not marked.labels.any():
         raise InputError(
             f"{path}: expected a segmentation with voxels of the liver, found an empty one. Choose "

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 LABELS, SEGMENTATION = "labels.nii.gz", "segmentation.seg.nrrd"
 TABLE, REPORT, PREVIEW = "lesions.csv", "report.json", "preview.png"
 PROBABILITIES = ("liver_probability.nii.gz", "tumor_probability.nii.gz")
-FILE_NAMES = (LABELS, SEGMENTATION, TABLE, REPORT, PREVIEW, *PROBABILITIES)
+DICOM_SEG, DICOM_REPORT = "segmentation.dcm", "report.dcm"
+FILE_NAMES = (
+    *(LABELS, SEGMENTATION, TABLE, REPORT, PREVIEW),
+    *PROBABILITIES,
+    *(DICOM_SEG, DICOM_REPORT),
+)
 
 DEFINITIONS = {
     "liver": "liver with its tumors",
