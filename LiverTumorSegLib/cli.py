@@ -1,4 +1,4 @@
-"""The command line: `segment` a CT or a `batch` of them, `measure` a mask, list the `models`.
+"""The command line: `segment` CTs, alone or as a `batch`, `measure` a mask, `compare` two dates.
 
 Exit codes: 0 done, 1 a bug, 2 the input, 3 cancelled, 4 memory or disk. Nothing heavy is imported
 before the arguments are known to be sound.
@@ -123,6 +123,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_progress_option(measured)
 
+    compare = commands.add_parser(
+        "compare",
+        help="compare two dates of one patient",
+        description="Compare two folders that `segment` or `measure` made of one patient. OUTDIR "
+        "receives comparison.json, comparison.csv with one row a pair of lesions, and "
+        f"comparison.png with both dates side by side. {DISCLAIMER}",
+    )
+    compare.set_defaults(command=_compare)
+    compare.add_argument("baseline", type=Path, metavar="BASELINE_DIR", help="of the earlier CT")
+    compare.add_argument("followup", type=Path, metavar="FOLLOWUP_DIR", help="of the later CT")
+    compare.add_argument("-o", "--outdir", type=Path, required=True, metavar="OUTDIR")
+    compare.add_argument(
+        "--targets",
+        type=_targets,
+        metavar="N[,M]",
+        help="your target lesions for RECIST 1.1, by their row in the baseline's lesions.csv "
+        "(default: the two longest that are measurable)",
+    )
+    for date in ("baseline", "followup"):
+        compare.add_argument(
+            f"--{date}-ct",
+            type=Path,
+            metavar="CT",
+            help=f"the CT of {date.upper()}_DIR, for the picture (default: outlines only)",
+        )
+
     models = commands.add_parser("models", help="list the embedded weights and your own")
     models.set_defaults(command=_models)
     models.add_argument("--json", action="store_true", help="everything the files say, as JSON")
@@ -182,6 +208,12 @@ def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"expected auto, cuda, cuda:N, mps or cpu, got {text!r}")
     return text
+
+
+def _targets(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"expected lesion numbers such as 1,3, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def _progress(kind: str) -> Progress:
@@ -255,6 +287,26 @@ def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
     if not isinstance(progress, JsonProgress):
         print(arguments.outdir / TABLE)
         print(DISCLAIMER)
+
+
+def _compare(arguments: argparse.Namespace, progress: Progress) -> None:
+    from LiverTumorSegLib.follow_up import FILE_NAMES, comparison_text, run_comparison
+
+    outdir = arguments.outdir
+    comparison = run_comparison(
+        arguments.baseline,
+        arguments.followup,
+        outdir,
+        arguments.targets,
+        arguments.baseline_ct,
+        arguments.followup_ct,
+    )
+    print(comparison_text(comparison), end="\n\n")
+    for text in comparison.warnings:
+        print(f"Warning: {text}")
+    for name in FILE_NAMES:
+        print(outdir / name)
+    print(DISCLAIMER)
 
 
 def _models(arguments: argparse.Namespace, progress: Progress) -> None:

@@ -81,6 +81,23 @@ class Geometry:
         matrix = self.index_to_lps()
         return np.asarray(index_zyx, dtype=float)[..., ::-1] @ matrix[:3, :3].T + matrix[:3, 3]
 
+    def index_of(self, lps_mm: np.ndarray) -> np.ndarray:
+        """Voxel indices of LPS places, the inverse of `lps_of`.
+
+        Args:
+            lps_mm: (..., 3) coordinates (x, y, z) in mm.
+
+        Returns:
+            (..., 3) indices along (z, y, x), fractions and places outside the grid included.
+
+        >>> grid = Geometry((4, 5, 6), (2.5, 1.0, 0.5), origin_mm=(10.0, 20.0, 30.0))
+        >>> grid.index_of(np.array([12.0, 22.0, 32.5])).tolist()
+        [1.0, 2.0, 4.0]
+        """
+        inverse = np.linalg.inv(self.index_to_lps())
+        index = np.asarray(lps_mm, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
+        return np.asarray(index[..., ::-1])
+
 
 def checked_grid(
     path: Path,
@@ -121,6 +138,13 @@ def checked_grid(
         return Geometry(_three(shape), _three(spacing_mm), _three(origin_mm), rows), notes
     except ValueError as error:
         raise InputError(f"{path}: {error}. Convert the image again from its source.") from error
+
+
+def same_grid(one: Geometry, other: Geometry) -> bool:
+    """Whether two grids have one shape, and origins and steps that agree to 0.01 mm."""
+    return one.shape == other.shape and bool(
+        np.allclose(one.index_to_lps(), other.index_to_lps(), atol=1e-2)
+    )
 
 
 def off_right_angle(direction: np.ndarray) -> float:

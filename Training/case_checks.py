@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.geometry import Geometry, same_grid
 from LiverTumorSegLib.labels import BACKGROUND, LIVER, TUMOR
 from LiverTumorSegLib.measure import axial_axis
 from LiverTumorSegLib.volume import Volume
 from Training.ircadb import lost_spacing, true_spacing_mm
-from Training.read_source import label_values, same_grid
+from Training.read_source import label_values
 
 # Of the liver's median: wide enough for any fat, iron and contrast, not for values off by 1024.
 LIVER_HU = (-100.0, 300.0)

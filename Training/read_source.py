@@ -14,7 +14,7 @@ import numpy as np
 
 from LiverTumorSegLib.dicom import read_dicom_series
 from LiverTumorSegLib.errors import InputError, ResourceError
-from LiverTumorSegLib.geometry import Geometry
+from LiverTumorSegLib.geometry import Geometry, same_grid
 from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.staging import FULL
 from LiverTumorSegLib.volume import Volume, read_labels, read_volume
@@ -109,13 +109,6 @@ def read_mask(folder: Path) -> tuple[np.ndarray, Geometry]:
             "again."
         ) from error
     return voxels > voxels.min(), geometry
-
-
-def same_grid(one: Geometry, other: Geometry) -> bool:
-    """Whether two grids have one shape, and origins and steps that agree to 0.01 mm."""
-    return one.shape == other.shape and bool(
-        np.allclose(one.index_to_lps(), other.index_to_lps(), atol=1e-2)
-    )
 
 
 def label_values(labels: np.ndarray) -> list[int]:
