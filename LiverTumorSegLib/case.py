@@ -6,10 +6,10 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from LiverTumorSegLib.backends import pick_device
-from LiverTumorSegLib.checkpoint import Model
+from LiverTumorSegLib.checkpoint import Model, identity
 from LiverTumorSegLib.dicom import is_dicom
 from LiverTumorSegLib.dicom_extra import dicom_packages
 from LiverTumorSegLib.errors import InputError
@@ -52,12 +52,9 @@ class Setup:
     probabilities: bool
     dicom: bool = False
 
-    def identity(self) -> dict[str, dict[str, str]]:
+    def identity(self) -> dict[str, dict[str, Any]]:
         """The models as a report names them."""
-        models = {"liver": self.liver, "tumor": self.tumor}
-        return {
-            target: {"name": model.name, "sha256": model.sha256} for target, model in models.items()
-        }
+        return {"liver": identity(self.liver), "tumor": identity(self.tumor)}
 
 
 def measure_case(

@@ -64,6 +64,26 @@ class Model:
     predictors: dict[object, Predictor] = field(default_factory=dict, repr=False, compare=False)
 
 
+def identity(model: Model | ModelInfo) -> dict[str, Any]:
+    """What a report tells of a model.
+
+    Returns:
+        name; sha256; and of its card, each None where it is not told: license, training_cases (how
+        many), mean_dice (mean over cases that it had not seen, 0 to 1).
+    """
+    license_text, cases, scores = (
+        model.card.get(key) for key in ("license", "training_cases", "scores")
+    )
+    dice = scores.get("mean_dice") if isinstance(scores, dict) else None
+    return {
+        "name": model.name,
+        "sha256": model.sha256,
+        "license": license_text if isinstance(license_text, str) else None,
+        "training_cases": len(cases) if isinstance(cases, list) else None,
+        "mean_dice": round(dice, 4) if isinstance(dice, float) else None,
+    }
+
+
 def save_model(path: Path, network: nn.Module, recipe: Recipe, card: Card) -> str:
     """Write a weights file in half precision, whole or not at all.
 

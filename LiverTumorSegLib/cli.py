@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "segment",
         help="segment one CT and measure its lesions",
         description="Segment one CT. OUTDIR receives labels.nii.gz (0 background, 1 liver, 2 "
-        "tumor), segmentation.seg.nrrd for 3D Slicer, lesions.csv, report.json and preview.png, "
-        f"all at once or not at all. {DISCLAIMER}",
+        "tumor), segmentation.seg.nrrd for 3D Slicer, lesions.csv, report.json, report.html to "
+        f"read and print, and preview.png, all at once or not at all. {DISCLAIMER}",
     )
     segment.set_defaults(command=_segment)
     segment.add_argument(

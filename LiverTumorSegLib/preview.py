@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from LiverTumorSegLib import __version__
-from LiverTumorSegLib.components import bounding_box, lesion_boxes
 from LiverTumorSegLib.measure import Lesion, Measurement
+from LiverTumorSegLib.pictures import Closeup, Pictures, draw_pictures
 from LiverTumorSegLib.seg_nrrd import LIVER_RGB, TUMOR_RGB
 from LiverTumorSegLib.tiles import (
     ALERT_RGB,
@@ -23,79 +22,45 @@ from LiverTumorSegLib.tiles import (
     TEXT_RGB,
     TILE_SIZE,
     WINDOW_HU,
-    Box,
-    around,
     captioned,
-    cross_of,
-    display_axes,
-    draw_lines,
-    draw_tile,
-    fit,
-    slice_name,
 )
 from LiverTumorSegLib.volume import Volume
 
-COLUMNS, ROWS = 4, 2
-SKIN_HU = -150  # above the air of CTs that were clipped to a soft-tissue window
+COLUMNS = 4
 
 
 def render_preview(
     volume: Volume, labels: np.ndarray, lesion_map: np.ndarray, measurement: Measurement
 ) -> Image.Image:
-    """The sheet as an RGB image.
+    """The sheet as an RGB image, for those who need no other picture; see `sheet_of`.
 
     Args:
         volume: the CT.
         labels: integer (z, y, x): 0 background, 1 liver, 2 tumor.
         lesion_map: int (z, y, x) as `measure` returns it.
         measurement: the numbers to print.
-
-    Returns:
-        Eight slices, evenly through the liver (through the whole CT without one), and the largest
-        lesions, four at most.
     """
-    axes = display_axes(volume.geometry)
-    hu, labeled, lesions = (axes.apply(a) for a in (volume.hu, labels, lesion_map))
-    sizes_mm = [volume.geometry.spacing_mm[axis] for axis in axes.order]
-    pixel_mm = (sizes_mm[1], sizes_mm[2])
+    pictures = draw_pictures(volume, labels, lesion_map, measurement.lesions, most=COLUMNS)
+    return sheet_of(pictures, volume.name, measurement)
 
-    shown = _overview_slices(labeled)
-    frame = fit(_body_box(hu[shown]), pixel_mm)
-    overview, closeups = [], []
-    for index in shown:
-        tile = draw_tile(hu[index], labeled[index] > 0, lesions[index], frame)
-        overview.append(captioned(tile, [slice_name(index, axes, volume.geometry)]))
 
-    largest = zip(measurement.lesions[:COLUMNS], lesion_boxes(lesion_map), strict=False)
-    for lesion, box in largest:
-        cross = cross_of(lesion_map, lesion.lesion, box, axes, volume.geometry)
-        index = round(cross[0, 0])
-        frame = fit(around(cross[:, 1:], lesion.long_axis_mm, pixel_mm), pixel_mm)
-        tile = draw_tile(hu[index], labeled[index] > 0, lesions[index], frame)
-        for axis in (cross[:2, 1:], cross[2:, 1:]):
-            draw_lines(tile, frame, [axis], AXIS_RGB, 1.2)
-        caption = [_size(lesion), f"{_hu(lesion)}, {slice_name(index, axes, volume.geometry)}"]
-        closeups.append(captioned(tile, caption))
+def sheet_of(pictures: Pictures, name: str, measurement: Measurement) -> Image.Image:
+    """The slices of the overview and the largest lesions, four at most, as an RGB image.
+
+    Args:
+        pictures: what to show.
+        name: of the CT.
+        measurement: the numbers to print.
+    """
+    overview = [captioned(picture.tile, [picture.place]) for picture in pictures.overview]
+    closeups = [_told(closeup) for closeup in pictures.closeups[:COLUMNS]]
     rows = [overview[start : start + COLUMNS] for start in range(0, len(overview), COLUMNS)]
-    return _sheet([*rows, closeups], volume.name, measurement)
+    return _sheet([*rows, closeups], name, measurement)
 
 
-def _overview_slices(labels: np.ndarray) -> list[int]:
-    """Positions of the overview's slices, in order, without repeats."""
-    box = bounding_box(labels)
-    extent = box[0] if box else slice(0, labels.shape[0])
-    step = (extent.stop - extent.start) / (COLUMNS * ROWS)
-    return sorted({extent.start + int((i + 0.5) * step) for i in range(COLUMNS * ROWS)})
-
-
-def _body_box(planes: np.ndarray) -> Box:
-    """Rows and columns of the patient in (n, row, column), without the table."""
-    body = np.zeros(planes.shape[1:], dtype=bool)
-    for plane in planes:
-        parts, count = ndimage.label(ndimage.binary_opening(plane > SKIN_HU, iterations=3))
-        if count:
-            body |= parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-    return bounding_box(body) or tuple(slice(0, n) for n in planes.shape[1:])
+def _told(closeup: Closeup) -> Image.Image:
+    lesion = closeup.lesion
+    return captioned(closeup.tile, [_size(lesion), f"{_hu(lesion)}, {closeup.place}"])
 
 
 def _size(lesion: Lesion) -> str:

@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder: label map, segmentation, table, report and picture."""
+"""What a run leaves in its output folder: label map, segmentation, table, report and pictures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 from LiverTumorSegLib import __version__
 from LiverTumorSegLib.measure import COLUMNS, Lesion, Measurement
 from LiverTumorSegLib.nifti import write_nifti
-from LiverTumorSegLib.preview import render_preview
+from LiverTumorSegLib.page import CLOSEUPS, render_page
+from LiverTumorSegLib.pictures import draw_pictures
+from LiverTumorSegLib.preview import sheet_of
 from LiverTumorSegLib.seg_nrrd import write_segmentation
 from LiverTumorSegLib.timing import timed
 from LiverTumorSegLib.volume import Volume, write_labels
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
     from LiverTumorSegLib.segmentation import Segmentation
 
 LABELS, SEGMENTATION = "labels.nii.gz", "segmentation.seg.nrrd"
-TABLE, REPORT, PREVIEW = "lesions.csv", "report.json", "preview.png"
+TABLE, REPORT, PAGE, PREVIEW = "lesions.csv", "report.json", "report.html", "preview.png"
 PROBABILITIES = ("liver_probability.nii.gz", "tumor_probability.nii.gz")
 DICOM_SEG, DICOM_REPORT = "segmentation.dcm", "report.dcm"
 FILE_NAMES = (
-    *(LABELS, SEGMENTATION, TABLE, REPORT, PREVIEW),
+    *(LABELS, SEGMENTATION, TABLE, REPORT, PAGE, PREVIEW),
     *PROBABILITIES,
     *(DICOM_SEG, DICOM_REPORT),
 )
+SCHEMA = 1  # of report.json, told by report.schema.json; another one reads otherwise
 
 DEFINITIONS = {
     "liver": "liver with its tumors",
@@ -81,14 +84,14 @@ class Run:
 
     Attributes:
         input: the CT's file or folder name, without the path, which may tell of the patient.
-        models: for each target ("liver", "tumor") the name and sha256 of its weights; none where
-            somebody else marked liver and tumors.
+        models: for each target ("liver", "tumor") its `checkpoint.identity`; none where somebody
+            else marked liver and tumors.
         device: where the networks ran, or None.
         segmentation: the name of the file in which somebody marked them, or None.
     """
 
     input: str
-    models: dict[str, dict[str, str]]
+    models: dict[str, dict[str, Any]]
     device: str | None
     segmentation: str | None
 
@@ -126,16 +129,22 @@ def write_outputs(
         write_segmentation(folder / SEGMENTATION, labels, lesion_map, geometry)
     with timed(timings_s, "write_table"):
         write_table(folder / TABLE, measurement.lesions)
+    with timed(timings_s, "draw"):
+        pictures = draw_pictures(volume, labels, lesion_map, measurement.lesions, CLOSEUPS)
     with timed(timings_s, "write_preview"):
-        render_preview(volume, labels, lesion_map, measurement).save(folder / PREVIEW)
+        sheet_of(pictures, volume.name, measurement).save(folder / PREVIEW)
     probabilities = (segmentation.liver_probability, segmentation.tumor_probability)
     for name, probability in zip(PROBABILITIES, probabilities, strict=True):
         if probability is not None:
             with timed(timings_s, f"write_{name.partition('.')[0]}"):
                 write_nifti(folder / name, probability, np.float32, geometry)
+    with timed(timings_s, "write_page"):
+        report = report_of(run, volume, segmentation, measurement, timings_s)
+        page = render_page(report, geometry, measurement, pictures)
+        (folder / PAGE).write_text(page, encoding="utf-8")
     # Last, because it tells how long the others took.
-    summary = report_of(run, volume, segmentation, measurement, timings_s)
-    text = json.dumps(summary, indent=2, allow_nan=False)
+    report = report_of(run, volume, segmentation, measurement, timings_s)
+    text = json.dumps(report, indent=2, allow_nan=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return timings_s
 
@@ -167,6 +176,7 @@ def report_of(
 ) -> dict[str, Any]:
     """The content of report.json."""
     return {
+        "schema": SCHEMA,
         "version": __version__,
         "not_for_clinical_use": True,
         "input": run.input,

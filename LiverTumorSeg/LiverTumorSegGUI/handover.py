@@ -11,7 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from LiverTumorSegGUI import nodes
-from LiverTumorSegLib.checkpoint import ModelInfo
+from LiverTumorSegLib.checkpoint import ModelInfo, identity
 from LiverTumorSegLib.errors import ResourceError
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.staging import staged
@@ -87,10 +87,7 @@ def save_report(review: Review, volume_node, source: Source | None, folder: Path
     labels, lesion_map = review.labels()
     run = Run(volume_node.GetName(), {}, None, None)
     if source is not None:
-        models = {
-            target: {"name": info.name, "sha256": info.sha256}
-            for target, info in source.models.items()
-        }
+        models = {target: identity(info) for target, info in source.models.items()}
         run = Run(volume_node.GetName(), models, source.device, None)
     with staged(folder, FILE_NAMES) as partial:
         write_outputs(

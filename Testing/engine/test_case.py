@@ -16,7 +16,7 @@ from Testing.engine.known_networks import liver_model, phantom, tumor_model
 
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
 
-FILES = ["write_labels", "write_segmentation", "write_table", "write_preview"]
+FILES = ["write_labels", "write_segmentation", "write_table", "draw", "write_preview"]
 MAPS = ["write_liver_probability", "write_tumor_probability"]
 
 
@@ -28,7 +28,8 @@ def test_every_stage_is_timed_in_order(probabilities: bool, tmp_path: Path) -> N
     setup = Setup(liver_model(), tumor_model(), "cpu", "torch", False, probabilities)
     case = run_case(path, outdir, setup, lambda stage, fraction: None)
     told = case.segmentation.timings_s
-    assert list(told) == ["read", "liver", "tumor", "measure", *FILES, *MAPS * probabilities]
+    stages = ["read", "liver", "tumor", "measure"]
+    assert list(told) == [*stages, *FILES, *MAPS * probabilities, "write_page"]
     assert min(told.values()) > 0
     report = json.loads((outdir / REPORT).read_text())
     assert report["timings_s"] == {stage: round(seconds, 3) for stage, seconds in told.items()}

@@ -25,12 +25,7 @@ from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.measure import Lesion, Measurement, measure
-from LiverTumorSegLib.preview import (
-    ALERT_RGB,
-    TILE_SIZE,
-    display_axes,
-    render_preview,
-)
+from LiverTumorSegLib.preview import render_preview
 from LiverTumorSegLib.report import (
     DEFINITIONS,
     PROBABILITIES,
@@ -51,6 +46,11 @@ from LiverTumorSegLib.seg_nrrd import (
 )
 from LiverTumorSegLib.segment import Segmentation
 from LiverTumorSegLib.staging import staged
+from LiverTumorSegLib.tiles import (
+    ALERT_RGB,
+    TILE_SIZE,
+    display_axes,
+)
 from LiverTumorSegLib.volume import Volume, read_labels
 
 TURNS = [
@@ -60,7 +60,8 @@ TURNS = [
     )
 ]
 OBLIQUE = Rotation.from_euler("xyz", (14, -21, 30), degrees=True).as_matrix()
-RUN = Run("ct.nii.gz", {"liver": {"name": "l", "sha256": "0"}}, "cpu", None)
+MODEL = {"name": "l", "sha256": "0", "license": None, "training_cases": 7, "mean_dice": 0.9}
+RUN = Run("ct.nii.gz", {"liver": MODEL}, "cpu", None)
 
 
 def grid(shape: tuple[int, ...], direction: np.ndarray = TURNS[0]) -> Geometry:
@@ -237,13 +238,14 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
     assert lesions == [{k: float(v) if v else None for k, v in row.items()} for row in rows]
     assert [lesion["touches_edge"] for lesion in lesions] == [False, True]
     assert report == {
+        "schema": 1,
         "version": "0.1.0",
         "not_for_clinical_use": True,
         "input": "ct.nii.gz",
         "segmentation": None,
         "shape_zyx": [6, 8, 10],
         "spacing_zyx_mm": [2.0, 0.7, 0.5],
-        "models": {"liver": {"name": "l", "sha256": "0"}},
+        "models": {"liver": MODEL},
         "device": "cpu",
         "computed_by": by,
         "liver": {
@@ -258,8 +260,8 @@ def test_the_report_says_what_was_done_and_found(tmp_path: Path) -> None:
         "definitions": DEFINITIONS,
     }
     assert timings_s.pop("liver") == 1.235
-    files = ("labels", "segmentation", "table", "preview")
-    assert list(timings_s) == [f"write_{name}" for name in files]
+    files = ("write_labels", "write_segmentation", "write_table", "draw", "write_preview")
+    assert list(timings_s) == [*files, "write_page"]
     assert min(timings_s.values()) >= 0
 
 

@@ -29,6 +29,9 @@ import slicer_widgets  # noqa: E402
 from PySide6 import QtCore  # noqa: E402
 
 from Testing.own_folders import folders_of_their_own as folders_of_their_own  # noqa: E402
+from Testing.report_schema import (  # noqa: E402
+    reports_that_fit_the_schema as reports_that_fit_the_schema,
+)
 
 desktop.install()
 

@@ -278,6 +278,9 @@ def test_the_report_has_the_lesions_that_count(reviewed, monkeypatch, tmp_path, 
     assert report["input"] == "CT 7"
     names = {path.name for path in folder.iterdir()}
     assert {"labels.nii.gz", "segmentation.seg.nrrd", "lesions.csv", "preview.png"} <= names
+    page = (folder / "report.html").read_text()
+    assert "<h1>CT 7</h1>" in page
+    assert "Research only, non-commercial" in page
 
 
 def test_a_report_that_cannot_be_written_is_explained(reviewed, monkeypatch, tmp_path, dialogs):
