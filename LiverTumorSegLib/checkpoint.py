@@ -80,7 +80,7 @@ def identity(model: Model | ModelInfo) -> dict[str, Any]:
         "sha256": model.sha256,
         "license": license_text if isinstance(license_text, str) else None,
         "training_cases": len(cases) if isinstance(cases, list) else None,
-        "mean_dice": round(dice, 4) if isinstance(dice, float) else None,
+        "mean_dice": dice if isinstance(dice, float) else None,
     }
 
 

@@ -310,7 +310,7 @@ def _compare(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _models(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.checkpoint import survey_models
+    from LiverTumorSegLib.checkpoint import identity, survey_models
     from LiverTumorSegLib.folders import models_folder
 
     found, faults = survey_models()
@@ -333,16 +333,16 @@ def _models(arguments: argparse.Namespace, progress: Progress) -> None:
         return
     rows = [("name", "target", "network", "Dice", "from", "license")]
     for info in found:
-        scores = info.card.get("scores")
-        dice = scores.get("mean_dice") if isinstance(scores, dict) else None
+        told = identity(info)
+        dice = told["mean_dice"]
         rows.append(
             (
                 info.name,
                 info.target,
                 info.recipe.network.name,
-                f"{dice:.3f}" if isinstance(dice, float) else "-",
+                "-" if dice is None else f"{dice:.3f}",
                 "embedded" if info.embedded else "models folder",
-                " ".join(str(info.card.get("license", "-")).split()),
+                " ".join((told["license"] or "-").split()),
             )
         )
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

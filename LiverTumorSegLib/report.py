@@ -141,7 +141,8 @@ def write_outputs(
     with timed(timings_s, "write_page"):
         report = report_of(run, volume, segmentation, measurement, timings_s)
         page = render_page(report, geometry, measurement, pictures)
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        # Names of files may hold bytes that are no letters.
+        (folder / PAGE).write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     # Last, because it tells how long the others took.
     report = report_of(run, volume, segmentation, measurement, timings_s)
     text = json.dumps(report, indent=2, allow_nan=False)

@@ -608,7 +608,7 @@ def test_the_help_promises_only_what_exists(capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["batch", "--help"]) == 0
     text = overview + capsys.readouterr().out
     assert " ".join(text.split()).count("Not for clinical use.") == 3
-    for absent in ("html", "worker"):
+    for absent in ("worker",):
         assert absent not in text
 
 

@@ -90,7 +90,11 @@ def leave(
     """A folder as `segment` leaves it, or as `measure` does where a reader numbered the lesions."""
     folder.mkdir(parents=True)
     measurement, lesion_map = measure(volume, labels, lesion_map=lesion_map)
-    models = {"liver": {"name": "a", "sha256": "0"}, "tumor": {"name": "b", "sha256": "1"}}
+    facts = {"license": None, "training_cases": None, "mean_dice": None}
+    models = {
+        "liver": {"name": "a", "sha256": "0", **facts},
+        "tumor": {"name": "b", "sha256": "1", **facts},
+    }
     run = Run(f"{volume.name}.nii.gz", models, "cpu", None)
     write_outputs(folder, run, volume, Segmentation(labels), measurement, lesion_map)
     return folder

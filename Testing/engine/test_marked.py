@@ -19,7 +19,7 @@ from LiverTumorSegLib.components import lesion_components
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.marked import Marked, on_one_grid, read_couinaud, read_marked
-from LiverTumorSegLib.report import FILE_NAMES, PROBABILITIES
+from LiverTumorSegLib.report import DICOM_REPORT, DICOM_SEG, FILE_NAMES, PROBABILITIES
 from LiverTumorSegLib.seg_nrrd import write_segmentation
 from LiverTumorSegLib.volume import Volume, image_on_grid, write_labels
 
@@ -219,7 +219,11 @@ def test_measure_gives_what_segment_gives(tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["-o", str(out), "--couinaud", str(tmp_path / "map.nii.gz"), "--progress", "none"]
     assert main([*arguments, *options]) == 0
-    assert {path.name for path in out.iterdir()} == set(FILE_NAMES) - set(PROBABILITIES)
+    assert {path.name for path in out.iterdir()} == set(FILE_NAMES) - {
+        *PROBABILITIES,
+        DICOM_SEG,
+        DICOM_REPORT,
+    }
     report = json.loads((out / "report.json").read_text())
     assert (report["input"], report["segmentation"]) == ("ct.nii.gz", "mask.nii.gz")
     assert report["models"] == {}

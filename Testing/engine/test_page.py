@@ -7,6 +7,7 @@ import csv
 import doctest
 import io
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -357,6 +358,13 @@ def test_text_of_others_stays_text(tmp_path: Path) -> None:
     assert title.text == f"{HOSTILE} - LiverTumorSeg report"
     assert h1.text == HOSTILE
     assert words(tree).count(HOSTILE) == 9
+
+
+def test_a_name_of_bytes_that_are_no_letters_can_be_written(tmp_path: Path) -> None:
+    write_case(tmp_path, labels_with(0), Run(os.fsdecode(b"ct\xff.nii"), MODELS, "cpu", None))
+    tree, report = read(tmp_path)
+    assert [h1.text for h1 in tree.all("h1")] == ["ct\ufffd.nii"]
+    assert os.fsencode(report["input"]) == b"ct\xff.nii"
 
 
 # What tables of others read
