@@ -732,7 +732,9 @@ class LiverTumorSegLogic(ScriptedLoadableModuleLogic):
         changes = run.changes(volumeNode, seen)
         volume = nodes.volume_from_node(volumeNode)
         labels = segmentation.labels
-        measurement, lesionMap = measure(volume, labels, segmentation.tumor_probability)
+        measurement, lesionMap = measure(
+            volume, labels, segmentation.tumor_probability, segmentation.confidence
+        )
 
         name = volumeNode.GetName()
         created = []

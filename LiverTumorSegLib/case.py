@@ -153,7 +153,10 @@ def run_case(source: Path, outdir: Path, setup: Setup, on_progress: ProgressHook
         on_progress("Report", 0.0)
         with timed(timings_s, "measure"):
             measurement, lesion_map = measure(
-                volume, segmentation.labels, segmentation.tumor_probability
+                volume,
+                segmentation.labels,
+                segmentation.tumor_probability,
+                segmentation.confidence,
             )
         warnings = segmentation.warnings
         if series is not None:

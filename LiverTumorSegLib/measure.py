@@ -16,6 +16,8 @@ Definitions, the same everywhere in the product:
 - Feret diameter, equivalent sphere, surface, sphericity, uncertainty of the volume: see `shape`.
 - Couinaud segments: the shares of the lesion's voxels in a map that the user gives; never guessed.
 - Mean probability: mean of the network's tumor probability over the lesion's voxels.
+- Confidence: how likely the lesion touches a true one, from its mean probability and volume, as
+  `recipe.LesionConfidence` says.
 - Distance to the liver's surface: the smallest distance between the centers of a voxel of the
   lesion and of an outermost voxel of the liver, which is one with a face neighbor outside the
   liver. A lesion that reaches the surface measures 0 mm. Where the scan ends there is no surface.
@@ -24,6 +26,7 @@ Definitions, the same everywhere in the product:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -35,6 +38,7 @@ from LiverTumorSegLib.couinaud import segments_text
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.labels import LIVER, TUMOR
 from LiverTumorSegLib.part import Box
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.shape import (
     equivalent_sphere_mm,
     feret_mm,
@@ -68,6 +72,7 @@ class Lesion:
         centroid_z_mm: see centroid_x_mm.
         burden_percent: its share of the liver.
         mean_probability: 0 to 1; None without a probability map.
+        confidence: 0 to 1; None without a probability map, or where the recipe cannot tell.
         surface_distance_mm: distance to the liver's surface; None where the liver has none.
         touches_edge: whether it touches the scan's edge.
         feret_mm: greatest distance of two voxel centers, in any direction.
@@ -94,6 +99,7 @@ class Lesion:
     centroid_z_mm: float
     burden_percent: float
     mean_probability: float | None
+    confidence: float | None
     surface_distance_mm: float | None
     touches_edge: bool
     feret_mm: float
@@ -178,6 +184,7 @@ class Scan:
         surface_mm: the liver's surface as `outermost` returns it.
         liver_ml: volume of the liver, tumors included.
         tumor_probability: float (z, y, x) on the CT's grid, or None.
+        confidence: what makes a lesion's, or None.
         couinaud: integer (z, y, x) on the CT's grid, 1 to 8 for segments I to VIII, or None.
     """
 
@@ -185,6 +192,7 @@ class Scan:
     surface_mm: np.ndarray
     liver_ml: float
     tumor_probability: np.ndarray | None = None
+    confidence: LesionConfidence | None = None
     couinaud: np.ndarray | None = None
 
 
@@ -192,6 +200,7 @@ def measure(
     volume: Volume,
     labels: np.ndarray,
     tumor_probability: np.ndarray | None = None,
+    confidence: LesionConfidence | None = None,
     couinaud: np.ndarray | None = None,
     lesion_map: np.ndarray | None = None,
 ) -> tuple[Measurement, np.ndarray]:
@@ -204,6 +213,7 @@ def measure(
         volume: the CT.
         labels: integer (z, y, x) on the CT's grid: 0 background, 1 liver, 2 tumor.
         tumor_probability: float (z, y, x) on the same grid, for the mean probabilities.
+        confidence: of the tumor's recipe, which makes confidences of these.
         couinaud: integer (z, y, x) on the same grid, 1 to 8 for liver segments I to VIII.
         lesion_map: integer (z, y, x) on the same grid, lesion n of the tumor where a reader has
             said so; without it the connected parts are numbered by size.
@@ -227,7 +237,7 @@ def measure(
     liver_ml = int(np.count_nonzero(liver)) * volume.geometry.voxel_ml
     boxes = lesion_boxes(lesion_map)
     surface_mm = outermost(liver, liver_box, volume.geometry) if boxes else np.empty((0, 3))
-    scan = Scan(volume, surface_mm, liver_ml, tumor_probability, couinaud)
+    scan = Scan(volume, surface_mm, liver_ml, tumor_probability, confidence, couinaud)
     lesions = tuple(
         measure_lesion(number, lesion_map[box] == number, box, scan)
         for number, box in enumerate(boxes, start=1)
@@ -275,9 +285,10 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
     x_mm, y_mm, z_mm = geometry.lps_of(voxels.mean(axis=0)).tolist()
     hu = clean_hu(scan.volume.hu[box][mask][None])[0].astype(np.float64)
     volume_ml = len(voxels) * geometry.voxel_ml
+    probability = mean_probability(mask, box, scan.tumor_probability)
     p5_hu, median_hu, p95_hu = np.percentile(hu, (5, 50, 95)).tolist()
     area_mm2 = surface_mm2(mask, geometry.spacing_mm)
-    probability, couinaud = scan.tumor_probability, scan.couinaud
+    couinaud = scan.couinaud
     edges = zip(box, geometry.shape, strict=True)
     return Lesion(
         lesion=number,
@@ -290,9 +301,8 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
         centroid_y_mm=y_mm,
         centroid_z_mm=z_mm,
         burden_percent=burden_percent(volume_ml, scan.liver_ml),
-        mean_probability=(
-            None if probability is None else float(probability[box][mask].mean(dtype=np.float64))
-        ),
+        mean_probability=probability,
+        confidence=confidence_of(scan.confidence, probability, 1000.0 * volume_ml),
         surface_distance_mm=_smallest_distance(outermost(mask, box, geometry), scan.surface_mm),
         touches_edge=any(edge.start == 0 or edge.stop == length for edge, length in edges),
         feret_mm=feret_mm(mask, geometry.spacing_mm),
@@ -307,6 +317,29 @@ def measure_lesion(number: int, mask: np.ndarray, box: Box, scan: Scan) -> Lesio
         long_axis_ends_mm=_places(size.long_ends, size.slice_index, start, geometry),
         short_axis_ends_mm=_places(size.short_ends, size.slice_index, start, geometry),
     )
+
+
+def mean_probability(mask: np.ndarray, box: Box, probability: np.ndarray | None) -> float | None:
+    """Mean of a map (z, y, x) over a lesion, as `measure_lesion` takes it; None without a map."""
+    return None if probability is None else float(probability[box][mask].mean(dtype=np.float64))
+
+
+def confidence_of(
+    confidence: LesionConfidence | None, probability: float | None, volume_mm3: float
+) -> float | None:
+    """How likely a lesion is real, 0 to 1; None where it is not known.
+
+    >>> confidence_of(LesionConfidence(-2.0, 4.0, 0.0), 0.5, 30.0)
+    0.5
+    """
+    if confidence is None or probability is None:
+        return None
+    logit = (
+        confidence.intercept
+        + confidence.probability * probability
+        + confidence.log_volume * math.log(volume_mm3)
+    )
+    return 0.5 * (1.0 + math.tanh(0.5 * logit))  # the logistic function, without an overflow
 
 
 def _places(

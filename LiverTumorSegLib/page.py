@@ -70,6 +70,12 @@ COLUMNS = (
         lambda lesion: _or_dash(lesion.mean_probability, ".2f"),
         if_given="mean_probability",
     ),
+    Column(
+        "Real",
+        "0 to 1",
+        lambda lesion: _or_dash(lesion.confidence, ".2f"),
+        if_given="confidence",
+    ),
     Column("To surface", "mm", lambda lesion: _or_dash(lesion.surface_distance_mm, ".1f")),
     Column("Burden", "%", lambda lesion: _hundredths(lesion.burden_percent)),
     Column("Couinaud", "", lambda lesion: _couinaud(lesion), False, "couinaud"),

@@ -22,7 +22,7 @@ import numpy as np
 
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.recipe import from_plain
+from LiverTumorSegLib.recipe import LesionConfidence, from_plain
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.staging import FULL, staged
 from LiverTumorSegLib.volume import Volume, clean_hu
@@ -200,6 +200,7 @@ def write_result(folder: Path, segmentation: Segmentation, device: str) -> None:
         "timings_s": segmentation.timings_s,
         "device": device,
         "computed_by": segmentation.computed_by,
+        "confidence": segmentation.confidence and dataclasses.asdict(segmentation.confidence),
     }
     with staged(folder, (*arrays, RESULT)) as partial:
         for name, array in arrays.items():
@@ -211,16 +212,19 @@ def write_result(folder: Path, segmentation: Segmentation, device: str) -> None:
 def read_result(folder: Path) -> Segmentation:
     """What `write_result` wrote; the arrays are memory-mapped."""
     plain = json.loads((folder / RESULT).read_text(encoding="ascii"))
-    probabilities = (
+    liver, tumor = (
         read_array(folder / name) if (folder / name).exists() else None
         for name in (LIVER_PROBABILITY, TUMOR_PROBABILITY)
     )
+    confidence = plain["confidence"]
     return Segmentation(
         read_array(folder / LABELS),
         tuple(plain["warnings"]),
         plain["timings_s"],
         plain["computed_by"],
-        *probabilities,
+        liver,
+        tumor,
+        confidence and from_plain(LesionConfidence, confidence, "confidence"),
     )
 
 

@@ -497,6 +497,19 @@ class Prepass:
 
 
 @dataclass(frozen=True)
+class LesionConfidence:
+    """How likely a lesion that a network marks is real: touches a true one.
+
+    1 / (1 + exp(-(intercept + probability * p + log_volume * ln v))), p the mean tumor probability
+    of the lesion's voxels and v its volume in mm3; fitted on cases that the network had not seen.
+    """
+
+    intercept: float
+    probability: float
+    log_volume: float
+
+
+@dataclass(frozen=True)
 class Inference:
     """From windows to masks.
 
@@ -511,6 +524,7 @@ class Inference:
         largest_component: keep the largest 26-connected component of the liver only.
         fill_holes: fill cavities of the liver.
         min_lesion_mm3: drop smaller components of the tumor.
+        confidence: of the lesions that are left; None: not known.
     """
 
     activation: Literal["sigmoid", "softmax"]
@@ -522,6 +536,7 @@ class Inference:
     largest_component: bool
     fill_holes: bool
     min_lesion_mm3: float
+    confidence: LesionConfidence | None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ DEFINITIONS = {
     ),
     "couinaud": "shares of the lesion's voxels in the given map of liver segments; empty without",
     "mean_probability": "of the tumor network, over the lesion's voxels; empty without its map",
+    "confidence": (
+        "how likely the lesion touches a true one, from mean_probability and volume, fitted on "
+        "cases not seen in training; empty without a map, or where the weights cannot tell"
+    ),
     "surface_distance_mm": (
         "smallest distance between the centers of a voxel of the lesion and an outermost voxel of "
         "the liver; 0: the lesion reaches the surface"
@@ -74,6 +78,7 @@ _DECIMALS = {
     "hu": 2,
     "percent": 4,
     "probability": 3,
+    "confidence": 3,
     "sphericity": 3,
 }
 

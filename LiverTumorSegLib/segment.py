@@ -94,7 +94,12 @@ def segment(
     if not once:
         found = run("Tumor", tumor_model, liver)
     labels[found.masks["tumor"]] = TUMOR
-    tumor_probability = found.probabilities.get("tumor")
     return Segmentation(
-        labels, tuple(warnings), timings_s, computed_by, liver_probability, tumor_probability
+        labels,
+        tuple(warnings),
+        timings_s,
+        computed_by,
+        liver_probability,
+        found.probabilities.get("tumor"),
+        tumor_model.recipe.inference.confidence,
     )

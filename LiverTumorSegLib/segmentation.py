@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from LiverTumorSegLib.recipe import LesionConfidence
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -18,6 +20,7 @@ class Segmentation:
         computed_by: for each stage, what its network ran by and in which precision.
         liver_probability: float16 (z, y, x) if asked for.
         tumor_probability: the same; 0 where no tumor was searched for.
+        confidence: what makes a lesion's of its mean probability and volume; None: not known.
     """
 
     labels: np.ndarray
@@ -26,3 +29,4 @@ class Segmentation:
     computed_by: dict[str, str] = field(default_factory=dict)
     liver_probability: np.ndarray | None = None
     tumor_probability: np.ndarray | None = None
+    confidence: LesionConfidence | None = None

@@ -2,10 +2,11 @@
 
     python -m Training.compare OUT_A [OUT_B ...] -o TABLE [--shared]
 
-OUT_A, OUT_B are folders of `Training.evaluate`. TABLE receives comparison.md, the same numbers as
-measures.csv, tests.csv and, where lesions were measured, sizes.csv, and the plots dice.png and
-volumes.png, all at once or not at all. The papers' own figures stand in a column of their own. The
-runs must cover the same cases; --shared takes those that all of them have.
+OUT_A, OUT_B are folders of `Training.evaluate` or `Training.cross_validate`. TABLE receives
+comparison.md, the same numbers as measures.csv, tests.csv and, where lesions were measured,
+sizes.csv, and the plots dice.png and volumes.png, all at once or not at all. The papers' own
+figures stand in a column of their own. The runs must cover the same cases; --shared takes those
+that all of them have.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from Training.comparison import (
     summarize,
 )
 from Training.comparison_plots import plot_dice, plot_volumes
-from Training.scores import recipe_label
+from Training.scores import Score, recipe_label
 from Training.summary import DEFINITIONS
 
 PAGE, MEASURES_CSV, TESTS_CSV, SIZES_CSV = "comparison.md", "measures.csv", "tests.csv", "sizes.csv"
 DICE_PNG, VOLUMES_PNG = "dice.png", "volumes.png"
 FILE_NAMES = (PAGE, MEASURES_CSV, TESTS_CSV, SIZES_CSV, DICE_PNG, VOLUMES_PNG)
+COUNT_MOST = ("dice", "lesion_recall", "lesion_precision", "false_lesions")
 Row = Summary | Comparison | SizeRow
 
 
@@ -129,6 +131,9 @@ def page(
         *(f"\n**Warning.** {text}" for text in warnings),
         "",
         *markdown(("run", "recipe", "weights", "mirrored images averaged"), map(origin, runs)),
+        "",
+        *systems_table(runs, groups, summaries),
+        *machine_lines(runs),
     ]
     for group in groups:
         key = (group.target, group.liver_from)
@@ -137,6 +142,8 @@ def page(
             f"## {group.title}, {len(group.cases)} cases",
             "",
             *measures_tables([row for row in summaries if (row.target, row.liver_from) == key]),
+            "",
+            *cases_table(group),
             "",
             *volumes_table(group),
             *tests_table([row for row in comparisons if (row.target, row.liver_from) == key]),
@@ -172,6 +179,61 @@ def state_of(label: str) -> str:
     if name not in RECIPES:
         return "unknown here"
     return "as listed" if recipe_label(RECIPES[name]) == label else "changed"
+
+
+def systems_table(
+    runs: Sequence[Run], groups: Sequence[Group], rows: Sequence[Summary]
+) -> list[str]:
+    """What counts most, a line a run; with the minutes of training, where they are told."""
+    columns = [
+        (group, measure)
+        for group in groups
+        for measure in (COUNT_MOST if group.target == "tumor" else ("dice",))
+    ]
+    by_key = {(row.run, row.target, row.liver_from, row.measure): row for row in rows}
+    timed = any(run.budget for run in runs)
+    titles = [
+        f"{group.target} {MEASURES[m][0]}" if m == "dice" else MEASURES[m][0]
+        for group, m in columns
+    ]
+    lines = []
+    for run in runs:
+        cells = []
+        for group, measure in columns:
+            row = by_key.get((run.name, group.target, group.liver_from, measure))
+            cells.append("-" if row is None else mean_cell(row, len(group.cases)))
+        lines.append((run.name, *cells, *([minutes_cell(run)] if timed else [])))
+    return markdown(("run", *titles, *(["training, minutes a fold"] if timed else [])), lines)
+
+
+def minutes_cell(run: Run) -> str:
+    """What a run's weights were trained for, on average."""
+    return "-" if run.budget is None else f"{run.budget.minutes_a_fold():.1f}"
+
+
+def machine_lines(runs: Sequence[Run]) -> list[str]:
+    """Where the weights of cross-validations were trained."""
+    trainings = (training for run in runs if run.budget for training in run.budget.trainings)
+    machines = dict.fromkeys(training.machine for training in trainings)
+    return [f"\nTrained on {'; '.join(machines)}."] if machines else []
+
+
+def cases_table(group: Group) -> list[str]:
+    """Every case, a column a run."""
+    told = "Dice, lesions detected, false ones" if group.target == "tumor" else "Dice"
+    lines = [
+        (case, *(case_cell(rows[number]) for rows in group.rows.values()))
+        for number, case in enumerate(group.cases)
+    ]
+    return markdown((f"case: {told}", *group.rows), lines)
+
+
+def case_cell(score: Score) -> str:
+    """One run's result on one case."""
+    if score.target == "liver":
+        return f"{score.dice:.3f}"
+    detected, false = score.lesions_detected, score.false_lesions
+    return f"{score.dice:.3f}, {detected} of {score.lesions}, {false} false"
 
 
 def measures_tables(rows: Sequence[Summary]) -> list[str]:

@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from LiverTumorSegLib.errors import InputError
+from Training.budget import SCORED, Budget, read_budget
 from Training.scores import LESIONS, SCORES, LesionScore, Score, read_lesions, read_scores
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one `Training.evaluate` left.
+    """What one `Training.evaluate` left, or one `Training.cross_validate`.
 
     Attributes:
         name: of its folder.
         scores: its rows.
         lesions: its rows of lesions, or None if it has none.
+        budget: what its weights were trained for, where a cross-validation tells.
     """
 
     name: str
     scores: list[Score]
     lesions: list[LesionScore] | None
+    budget: Budget | None
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def read_run(name: str, folder: Path) -> Run:
-    """One run.
+    """One run; a cross-validation's scores lie in a folder of its own.
 
     Raises:
         InputError: its scores are missing, empty or unreadable.
     """
-    scores = read_scores(folder / SCORES)
+    within = folder / SCORED if (folder / SCORED / SCORES).exists() else folder
+    scores = read_scores(within / SCORES)
     if not scores:
-        raise InputError(f"{folder / SCORES}: expected scores of a case or more, found none.")
-    path = folder / LESIONS
-    return Run(name, scores, read_lesions(path) if path.exists() else None)
+        raise InputError(f"{within / SCORES}: expected scores of a case or more, found none.")
+    path = within / LESIONS
+    lesions = read_lesions(path) if path.exists() else None
+    return Run(name, scores, lesions, read_budget(folder))
 
 
 # The same cases

@@ -33,6 +33,7 @@ MEASURES = {
     "surface_dice": ("surface Dice", "surface Dice", 3),
     "lesion_precision": ("lesion precision", "lesion precision", 3),
     "lesion_recall": ("lesion recall", "lesion recall", 3),
+    "false_lesions": ("false lesions", "false lesions", 1),
     "burden_error": ("burden error", "burden error", 3),
 }
 
@@ -133,7 +134,7 @@ def summarize(group: Group) -> list[Summary]:
     for name, rows in group.rows.items():
         recipe = rows[0].recipes.split()[-1]  # the same in all rows; a tumor's is the last
         for measure, (_, figure, _) in MEASURES.items():
-            values = [value for row in rows if (value := getattr(row, measure)) is not None]
+            values = [value for row in rows if (value := value_of(row, measure)) is not None]
             reported, data = reported_figure(recipe.partition("@")[0], group.target, figure)
             found.append(
                 Summary(
@@ -152,6 +153,13 @@ def summarize(group: Group) -> list[Summary]:
             )
     measured = {row.measure for row in found if row.n}
     return [row for row in found if row.measure in measured]
+
+
+def value_of(row: Score, measure: str) -> float | None:
+    """A measure of a score; a liver has no lesions that could be false."""
+    if measure == "false_lesions" and row.target == "liver":
+        return None
+    return getattr(row, measure)
 
 
 def reported_figure(recipe: str, target: str, figure: str) -> tuple[float | None, str | None]:

@@ -1,12 +1,13 @@
 """Measure weights on labeled cases, with the product's own inference.
 
     python -m Training.evaluate --data PREPARED --weights FILE [FILE] -o OUT [--cases NAME ...]
-                                [--definitions product|lits] [--tta]
+                                [--definitions product|lits] [--tta] [--probabilities FOLDER]
 
 With liver and tumor weights, or weights for both, the tumor is searched in the liver found, as for
 a user; with tumor weights alone in the true liver; with liver weights alone only the liver is
 measured. With --tta predictions are averaged over mirrored images, along the axes that the recipe
 names. --definitions lits measures as the official scorer of the LiTS challenge does.
+--probabilities keeps each case's tumor probabilities, for `Training.operating_point`.
 
 OUT gets, after every case, scores.csv with a row a case and target, lesions.csv with a row a
 lesion, and summary.md and summary.json of all rows. Rows of cases measured before are replaced, so
@@ -39,6 +40,7 @@ from LiverTumorSegLib.volume import Volume
 from Training import lits, product
 from Training.dataset import Case, DataSet, make_folder, read_data_set, real
 from Training.ircadb import patient_of
+from Training.probabilities import keep_probability
 from Training.scores import (
     LESIONS,
     SCORES,
@@ -76,6 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--definitions", choices=sorted(SCORERS), default="product")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tta", action="store_true", help="average over mirrored images")
+    parser.add_argument(
+        "--probabilities", type=Path, metavar="FOLDER", help="keep the tumor's probabilities here"
+    )
     arguments = parser.parse_args(argv)
     try:
         evaluate(
@@ -86,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.definitions,
             arguments.device,
             arguments.tta,
+            arguments.probabilities,
         )
     except (InputError, ResourceError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -104,8 +110,19 @@ def evaluate(
     definitions: str,
     device: str,
     tta: bool,
+    probabilities: Path | None,
 ) -> None:
     """Measure case after case, and keep each before the next.
+
+    Args:
+        folder: of the prepared data.
+        weights: files or names.
+        output: folder to write.
+        names: of the cases; None for all.
+        definitions: a key of `SCORERS`.
+        device: as `pick_device` takes it.
+        tta: average over mirrored images.
+        probabilities: folder for the tumor's probabilities of each case, kept before its scores.
 
     Raises:
         InputError: data, weights, cases, device or output folder cannot be used; before a case is
@@ -127,7 +144,9 @@ def evaluate(
             told = f"warning: {case.name}: its spacing is not known; its mm and mL are wrong"
             print(told, file=sys.stderr)
     for case in tqdm(cases, desc="evaluate", unit="case"):
-        new, new_lesions = evaluate_case(data, case, models, origins[case.name], device)
+        new, new_lesions = evaluate_case(
+            data, case, models, origins[case.name], device, probabilities
+        )
         scores = merged(scores, new)
         if any(score.target == "tumor" for score in new):
             lesions = [row for row in lesions if row.case != case.name] + new_lesions
@@ -216,13 +235,22 @@ def trained_on(model: Model) -> set[str]:
 
 
 def evaluate_case(
-    data: DataSet, case: Case, models: dict[str, Model], origins: list[Provenance], device: str
+    data: DataSet,
+    case: Case,
+    models: dict[str, Model],
+    origins: list[Provenance],
+    device: str,
+    probabilities: Path | None,
 ) -> tuple[list[Score], list[LesionScore]]:
     """Predict one case and score each target that the models cover."""
     volume, reference = data.volume(case), data.labels(case)
     started = time.perf_counter()
-    predicted = predict(volume, reference, models, device, origins[0].tta)
+    predicted, probability = predict(
+        volume, reference, models, device, origins[0].tta, probabilities is not None
+    )
     seconds = time.perf_counter() - started
+    if probabilities is not None and "tumor" in models:
+        keep_probability(probabilities, origins[-1], predicted, probability)
     scores, lesions = [], []
     for origin in origins:
         scorer, made = SCORERS[origin.definitions], replace(origin, seconds=seconds)
@@ -233,22 +261,45 @@ def evaluate_case(
 
 
 def predict(
-    volume: Volume, reference: np.ndarray, models: dict[str, Model], device: str, flips: bool
-) -> np.ndarray:
-    """Predicted labels, uint8 (z, y, x); with tumor weights alone the liver is the true one."""
+    volume: Volume,
+    reference: np.ndarray,
+    models: dict[str, Model],
+    device: str,
+    flips: bool,
+    probabilities: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Predicted labels, uint8 (z, y, x); with tumor weights alone the liver is the true one.
+
+    Returns:
+        The labels and, if asked for and where tumors were searched, their probabilities, float16.
+    """
     if len(models) == 2:
-        liver, tumor = models["liver"], models["tumor"]
-        return segment(volume, liver, tumor, device=device, flips=flips).labels
+        found = segment(
+            volume,
+            models["liver"],
+            models["tumor"],
+            device=device,
+            flips=flips,
+            probabilities=probabilities,
+        )
+        return found.labels, found.tumor_probability
     ((target, model),) = models.items()
     true_liver = masks_of(reference)["liver"] if target == "tumor" else None
-    mask = run_stage(
-        volume, model, pick_device(device), "torch", flips=flips, liver=true_liver
-    ).masks[target]
+    result = run_stage(
+        volume,
+        model,
+        pick_device(device),
+        "torch",
+        flips=flips,
+        probabilities=probabilities,
+        liver=true_liver,
+    )
+    mask = result.masks[target]
     labels = np.zeros(mask.shape, np.uint8)
     labels[mask if true_liver is None else true_liver] = LIVER
     if target == "tumor":
         labels[mask] = TUMOR
-    return labels
+    return labels, result.probabilities.get("tumor")
 
 
 def check_writable(folder: Path) -> None:

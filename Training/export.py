@@ -1,13 +1,16 @@
 """Make a weights file, with its recipe and model card, from a run of the trainer.
 
     python -m Training.export RUN -o FILE.safetensors (--scores SCORES.csv | --unevaluated)
-                              [--checkpoint last|best] [--note TEXT ...] [--license TEXT] [--onnx]
+                              [--operating-point FILE] [--checkpoint last|best] [--note TEXT ...]
+                              [--license TEXT] [--onnx]
 
 The averaged weights of the last epoch are taken where the recipe averages, else the last ones; a
 re-parameterizable network is deployed. SCORES is what `Training.evaluate` measured on cases that
 the weights, or the weights of cross-validation folds of the same recipe, had not seen. It needs
-weights files, so they are first made with --unevaluated, which their cards then say. Beside FILE a
-page FILE.md with the card is written and, with --onnx, FILE.onnx for other programs.
+weights files, so they are first made with --unevaluated, which their cards then say. With the
+operating_point.json of `Training.operating_point` the weights get its threshold, smallest lesion
+and confidence in the place of the recipe's; SCORES are then the nested ones beside it. Beside FILE
+a page FILE.md with the card is written and, with --onnx, FILE.onnx for other programs.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,12 @@ from Training.model_card import TOLD, card_page, make_card
 from Training.onnx_export import check_installed, export_onnx
 from Training.run_folder import load_state, read_run
 from Training.scores import Score, read_scores, recipe_label
+from Training.thresholds import chosen_for, read_operating_point
+
+CHOSEN = (
+    "The threshold, {threshold:g}, and the smallest lesion, {min_lesion_mm3:g} mm3, were chosen by "
+    "cross-validation; each case is scored at a point that was chosen on the other patients."
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         default="last",
         help="best: of the epoch that the held-out cases chose; its scores on those cases flatter",
     )
+    parser.add_argument(
+        "--operating-point", type=Path, metavar="FILE", help="of Training.operating_point"
+    )
     parser.add_argument("--note", action="append", default=[], help="a line about limits or data")
     parser.add_argument("--license", default="not stated", help="license of the weights")
     parser.add_argument("--onnx", action="store_true", help="write FILE.onnx too, and check it")
@@ -70,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.output,
             arguments.checkpoint,
             arguments.scores,
+            arguments.operating_point,
             arguments.note,
             arguments.license,
             arguments.onnx,
@@ -85,6 +99,7 @@ def export(
     output: Path,
     checkpoint: str,
     scores: Path | None,
+    operating_point: Path | None,
     notes: list[str],
     license_text: str,
     onnx: bool,
@@ -94,9 +109,10 @@ def export(
     An ONNX file of an earlier export does not stay beside them.
 
     Raises:
-        InputError: no sound run there, a wrong file ending, scores that are unreadable or of other
-            weights, weights that are no finite numbers, an ONNX file that does not compute the
-            same, a package that it needs, or a folder that cannot be written to.
+        InputError: no sound run there, a wrong file ending, scores or an operating point that are
+            unreadable or of another recipe, weights that are no finite numbers, an ONNX file that
+            does not compute the same, a package that it needs, or a folder that cannot be written
+            to.
         ResourceError: the disk is full.
     """
     if output.suffix != ".safetensors":
@@ -115,6 +131,10 @@ def export(
         raise InputError(
             f"{weights}: expected the weights of the network in run.json, found others."
         ) from error
+    if operating_point is not None:
+        point = read_operating_point(operating_point)
+        recipe = chosen_for(recipe, point, operating_point)
+        notes = [*notes, CHOSEN.format(**asdict(point))]
     rows = {target: unseen_scores(scores, recipe, target) for target in recipe.targets if scores}
     card = make_card(recipe, description, epochs, checkpoint, rows, notes, license_text)
     names = [output.name, *(output.with_suffix(ending).name for ending in (".md", ".onnx"))]

@@ -128,6 +128,25 @@ def follow(run: Path, rows: list[Row], is_best: bool) -> None:
         file.write(text.getvalue().encode())
 
 
+def read_log(run: Path) -> list[Row]:
+    """The rows of a run's log, an epoch each; without the values that an epoch has not.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = run / "log.csv"
+    try:
+        with path.open(newline="") as file:
+            return [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the log of a run, which cannot be read ({error})."
+        ) from error
+
+
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a state that `keep` wrote.
 

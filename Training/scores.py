@@ -9,14 +9,15 @@ import csv
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from LiverTumorSegLib.errors import InputError
-from LiverTumorSegLib.recipe import Recipe
+from LiverTumorSegLib.recipe import Recipe, Statistics, ZScore
 
 SCORES, LESIONS = "scores.csv", "lesions.csv"
+NO_STATISTICS = Statistics(low_hu=0.0, high_hu=0.0, mean_hu=0.0, sd_hu=0.0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Provenance:
         tta: whether predictions of mirrored images were averaged.
         recipes: name@digest of the recipe of each weights file used, of a tumor searched in a
             predicted liver the liver's first, with a space between two. The digest is the first 12
-            digits of the sha256 of its JSON.
+            digits of the sha256 of its JSON, without statistics measured on training cases.
         weights: name@digest of the weights files, likewise; the digest begins their sha256.
         seconds: time of the prediction.
     """
@@ -164,7 +165,15 @@ Row = TypeVar("Row", Score, LesionScore)
 
 
 def recipe_label(recipe: Recipe) -> str:
-    """Name and digest of a recipe, as `Provenance.recipes` has them."""
+    """Name and digest of a recipe, as `Provenance.recipes` has them.
+
+    Statistics that the trainer measured on its cases do not count, as the weights do not: they
+    differ from fold to fold of one recipe.
+    """
+    intensity = recipe.preprocessing.intensity
+    if isinstance(intensity, ZScore) and intensity.statistics is not None:
+        measured = replace(intensity, statistics=NO_STATISTICS)
+        recipe = replace(recipe, preprocessing=replace(recipe.preprocessing, intensity=measured))
     return f"{recipe.name}@{hashlib.sha256(recipe.to_json().encode()).hexdigest()[:12]}"
 
 

@@ -35,9 +35,12 @@ def page(summary: dict[str, Any]) -> str:
     Returns:
         Its text.
     """
+    return "\n".join(["# Evaluation", "", *body(summary)]) + "\n"
+
+
+def body(summary: dict[str, Any]) -> list[str]:
+    """The lines of the page after its title."""
     lines = [
-        "# Evaluation",
-        "",
         f"LiverTumorSeg {summary['version']}, definitions: {summary['definitions']}, "
         f"data: {', '.join(summary['data'])}. For research. Not for clinical use.",
     ]
@@ -48,7 +51,7 @@ def page(summary: dict[str, Any]) -> str:
         lines += [row(name, number(value)) for name, value in summary["lits"].items()]
     lines += ["", "## Definitions", ""]
     lines += [f"- {name}: {text}." for name, text in summary["definition_of"].items()]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def target_lines(target: str, values: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from LiverTumorSegGUI.review import ACCEPTED, PENDING, REJECTED, Row
 
 STATUSES = {PENDING: _("open"), ACCEPTED: _("accepted"), REJECTED: _("rejected")}
 UNKNOWN = "-"
+CONFIDENCE = _("Real")
 
 
 def _number(value: float | None, decimals: int) -> str:
@@ -33,6 +34,11 @@ COLUMNS = (
     (_("HU"), _("Mean intensity"), lambda row: _number(row.lesion.mean_hu, 0)),
     (_("P"), _("Mean tumor probability"), lambda row: _number(row.lesion.mean_probability, 2)),
     (
+        CONFIDENCE,
+        _("How likely the lesion is real, by its probability and volume"),
+        lambda row: _number(row.lesion.confidence, 2),
+    ),
+    (
         _("Depth"),
         _("Distance to the liver's surface in mm"),
         lambda row: _number(row.lesion.surface_distance_mm, 0),
@@ -47,6 +53,7 @@ COLUMNS = (
 
 
 FIRST_NUMBER = 2  # the columns before are texts
+CONFIDENCE_COLUMN = [title for title, _tip, _text in COLUMNS].index(CONFIDENCE)
 
 
 class LesionTable:
@@ -84,6 +91,8 @@ class LesionTable:
                 widget.setItem(line, column, _item(row, column))
             if row.segment_id in selected:
                 _select(widget, line)
+        known = any(row.lesion.confidence is not None for row in rows)
+        widget.setColumnHidden(CONFIDENCE_COLUMN, not known)
         widget.resizeColumnsToContents()
         widget.resizeRowsToContents()
         widget.blockSignals(wasBlocked)

@@ -64,6 +64,7 @@ LESION_COLUMNS = {
     "centroid_z_mm": (_("Centroid z (mm)"), "mm", _("To the patient's head, LPS")),
     "burden_percent": (_("Burden (%)"), "%", _("Share of the liver's volume, tumors included")),
     "mean_probability": (_("Mean probability"), "", _("Mean of the network's tumor probability")),
+    "confidence": (_("Confidence"), "", _("How likely it is real, by its probability and volume")),
     "surface_distance_mm": (
         _("Distance to surface (mm)"),
         "mm",

@@ -59,6 +59,7 @@ from LiverTumorSegLib.measure import (
     outermost,
 )
 from LiverTumorSegLib.part import Part, part_of, union
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.relabel import HIGHEST, LOWEST, Relabeler
 from LiverTumorSegLib.seg_nrrd import ORIGIN_TAG, tumor_segment
 from LiverTumorSegLib.split import split_lesion
@@ -128,6 +129,7 @@ class Review:
         tumor_probability: np.ndarray | None = None,
         *,
         smallest_mm3: float = 0.0,
+        confidence: LesionConfidence | None = None,
         on_change: Callable[[], None] | None = None,
         schedule: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
@@ -140,6 +142,7 @@ class Review:
             tumor_probability: float16 (z, y, x) on the CT's grid, may be memory-mapped. None: no
                 mean probability and no `threshold`.
             smallest_mm3: `threshold` drops smaller lesions: `min_lesion_mm3` of the tumor recipe.
+            confidence: of the tumor recipe.
             on_change: called after rows, statuses or numbers changed; not by the constructor.
             schedule: called with `update` when the user changed the segmentation; may call it
                 later, to join quick events. None: at once.
@@ -149,6 +152,7 @@ class Review:
         self._table_node = table_node
         self._probability = tumor_probability
         self._smallest_mm3 = smallest_mm3
+        self._confidence = confidence
         self._on_change = on_change or (lambda: None)
         self._schedule = schedule or (lambda update: update())
         self._lines = DiameterLines(segmentation_node)
@@ -656,7 +660,7 @@ class Review:
     def _measure(self, segment_id: str, number: int) -> Lesion:
         part = self._measured[segment_id]
         volume = volume_in_place(self._volume_node)
-        scan = Scan(volume, self._surface_mm, self._liver_ml, self._probability)
+        scan = Scan(volume, self._surface_mm, self._liver_ml, self._probability, self._confidence)
         lesion = measure_lesion(number, part.mask, part.box, scan)
         if self._liver and self._outside[segment_id].voxels:  # it makes the surface itself
             lesion = replace(lesion, surface_distance_mm=0.0)

@@ -110,6 +110,7 @@ class ReviewPanel:
             tableNode,
             source.tumorProbability if source else None,
             smallest_mm3=inference.min_lesion_mm3 if inference else 0.0,
+            confidence=inference.confidence if inference else None,
             on_change=self.refresh,
             schedule=self._schedule,
         )

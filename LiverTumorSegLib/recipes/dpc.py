@@ -116,6 +116,7 @@ DPC_NET = Recipe(
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
+        confidence=None,
     ),
 )
 

@@ -93,6 +93,7 @@ LIVER = Recipe(
         largest_component=True,
         fill_holes=True,
         min_lesion_mm3=0.0,
+        confidence=None,
     ),
 )
 

@@ -108,6 +108,7 @@ MSA_UNET = Recipe(
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
+        confidence=None,
     ),
 )
 

@@ -110,6 +110,7 @@ RMAU_NET = Recipe(
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
+        confidence=None,
     ),
 )
 

@@ -75,6 +75,7 @@ UNET3D = Recipe(
         largest_component=False,
         fill_holes=False,
         min_lesion_mm3=0.0,
+        confidence=None,
     ),
 )
 

@@ -30,13 +30,13 @@ from LiverTumorSegLib.backends import pick_device
 from LiverTumorSegLib.errors import InputError, ResourceError, outcome_of
 from Testing.benchmarks import speed_page
 from Testing.benchmarks.floor import rates
-from Testing.benchmarks.machine import load, machine
 from Testing.benchmarks.measured_process import ROOT, CommandError
 from Testing.benchmarks.nnunet_env import add_environment_option, nnunet_python
 from Testing.benchmarks.recipe_time import recipe_time
 from Testing.benchmarks.scaling import scaling
 from Testing.benchmarks.whole_job import whole_job
 from Testing.benchmarks.window_time import window_time
+from Training.machine import load, machine
 from Training.marked_section import around_marks
 
 SAMPLE = ROOT / "Testing" / "data" / "hcc006_arterial.nii.gz"

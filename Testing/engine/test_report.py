@@ -26,6 +26,7 @@ from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.measure import Lesion, Measurement, measure
 from LiverTumorSegLib.preview import render_preview
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.report import (
     DEFINITIONS,
     PROBABILITIES,
@@ -202,14 +203,15 @@ def test_the_table_has_the_contracts_columns_and_the_measured_numbers(tmp_path: 
     assert lines[0] == (
         "lesion,volume_ml,long_axis_mm,short_axis_mm,mean_hu,sd_hu,"
         "centroid_x_mm,centroid_y_mm,centroid_z_mm,burden_percent,"
-        "mean_probability,surface_distance_mm,touches_edge,"
+        "mean_probability,confidence,surface_distance_mm,touches_edge,"
         "feret_mm,equivalent_sphere_mm,surface_mm2,sphericity,p5_hu,median_hu,p95_hu,"
         "volume_uncertainty_percent,couinaud"
     )
     rows = list(csv.DictReader(lines))
     assert len(rows) == len(measurement.lesions) == 2
     for row, lesion in zip(rows, measurement.lesions, strict=True):
-        assert row.pop("mean_probability") == row.pop("couinaud") == ""
+        for unknown in ("mean_probability", "confidence", "couinaud"):
+            assert row.pop(unknown) == ""
         assert row.pop("touches_edge") == str(int(lesion.touches_edge))
         for name, text in row.items():
             assert float(text) == pytest.approx(getattr(lesion, name), abs=0.051)
@@ -275,6 +277,22 @@ def test_with_a_probability_map_the_mean_probability_is_told(tmp_path: Path) -> 
     assert [row["mean_probability"] for row in rows] == ["0.75", "0.75"]
 
 
+def test_a_confidence_is_told_where_the_recipe_has_one(tmp_path: Path) -> None:
+    """Of 10 mm3 and 1 mm3 at 0.75 the logits are 3 - 3 + ln 10 and 3 - 3 + ln 1."""
+    labels = np.zeros((3, 4, 20), np.uint8)
+    labels[1, 1] = 1
+    labels[1, 1, 2:12] = labels[1, 1, 15] = 2
+    volume = Volume(np.zeros(labels.shape, np.float32), Geometry(labels.shape, (1.0, 1.0, 1.0)))
+    probability = np.full(labels.shape, 0.75, np.float32)
+    confidence = LesionConfidence(intercept=-3.0, probability=4.0, log_volume=1.0)
+    measurement, _ = measure(volume, labels, probability, confidence)
+    write_table(tmp_path / TABLE, measurement.lesions)
+    rows = csv.DictReader((tmp_path / TABLE).read_text().splitlines())
+    assert [row["confidence"] for row in rows] == [str(round(10 / 11, 3)), "0.5"]
+    without_map, _ = measure(volume, labels, None, confidence)
+    assert {lesion.confidence for lesion in without_map.lesions} == {None}
+
+
 def test_without_lesions_the_table_has_its_head_only(tmp_path: Path) -> None:
     outputs(tmp_path, np.ones((3, 4, 5), np.uint8))
     assert len((tmp_path / TABLE).read_text().splitlines()) == 1
@@ -307,10 +325,8 @@ def test_probabilities_are_written_only_if_there_are_any(tmp_path: Path) -> None
 def lesion(number: int, volume_ml: float) -> Lesion:
     ends = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
     hu, centroid = (61.4, 20.6), (0.0, 0.0, 0.0)
-    shape = (13.0, 11.0, 400.0, 0.9, 20.0, 60.0, 90.0, 3.0, None)
-    return Lesion(
-        *(number, volume_ml, 12.34, 5.6, *hu, *centroid, 1.5, None, 2.5, False, *shape, ends, ends)
-    )
+    rest = (1.5, None, None, 2.5, False, 13.0, 11.0, 400.0, 0.9, 20.0, 60.0, 90.0, 3.0, None)
+    return Lesion(number, volume_ml, 12.34, 5.6, *hu, *centroid, *rest, ends, ends)
 
 
 def test_the_terminal_shows_summary_and_lesions() -> None:

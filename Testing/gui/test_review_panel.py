@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -333,6 +334,29 @@ def test_the_review_ends_with_its_nodes(reviewed, what):
     settle(0.1)
     assert cells(reviewed) == []
     assert not reviewed.ui.review.enabled
+
+
+def hidden(panel, title: str) -> bool:
+    table = panel.ui.lesionTableWidget
+    titles = [table.horizontalHeaderItem(index).text() for index in range(table.columnCount)]
+    return table.isColumnHidden(titles.index(title))
+
+
+def test_the_confidence_is_shown_where_the_weights_have_one(reviewed):
+    from LiverTumorSegLib.recipe import LesionConfidence
+
+    widget, parameters = reviewed.widget, reviewed.parameters
+    assert hidden(reviewed, "Real")
+    assert not hidden(reviewed, "P")
+    tumor = widget._source.models["tumor"]
+    inference = replace(tumor.recipe.inference, confidence=LesionConfidence(0.0, 1.0, 0.0))
+    knowing = replace(tumor, recipe=replace(tumor.recipe, inference=inference))
+    segmentation = parameters.outputSegmentation
+    parameters.outputSegmentation = None
+    widget._source = replace(widget._source, models={**widget._source.models, "tumor": knowing})
+    parameters.outputSegmentation = segmentation
+    assert not hidden(reviewed, "Real")
+    assert column(reviewed, "Real") == ["0.71", "0.70"]
 
 
 def test_the_review_ends_with_the_scene_also_between_an_edit_and_its_update(reviewed, scene):

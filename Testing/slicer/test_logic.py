@@ -19,6 +19,7 @@ import LiverTumorSeg as module
 from LiverTumorSegGUI import nodes
 from LiverTumorSegLib import protocol
 from LiverTumorSegLib.errors import Cancelled, InputError, ResourceError
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.volume import read_volume
 
@@ -263,12 +264,20 @@ def test_what_the_engine_found_is_shown_as_process_shows_it(
     logic, run, volume_node, labels, read_back
 ):
     probability = (labels == 2).astype(np.float16)
-    segmentation = Segmentation(labels, ("a warning",), tumor_probability=probability)
+    segmentation = Segmentation(
+        labels,
+        ("a warning",),
+        tumor_probability=probability,
+        confidence=LesionConfidence(0.0, 1.0, 0.0),
+    )
     protocol.write_result(run.folder, segmentation, "cpu")
     shown, wanted = logic.applyRun(run), logic.process(volume_node)
     assert shown.warnings == wanted.warnings
     assert shown.measurement.liver_volume_ml == wanted.measurement.liver_volume_ml
     assert np.array_equal(shown.tumorProbability, probability)
+    confidences = {round(lesion.confidence, 4) for lesion in shown.measurement.lesions}
+    assert confidences == {0.7311}, "1 / (1 + 1 / e)"
+    assert {lesion.confidence for lesion in wanted.measurement.lesions} == {None}
     for segment in ("liver", "tumor_1", "tumor_2"):
         masks = [read_back(r.segmentationNode, segment, volume_node) for r in (shown, wanted)]
         assert np.array_equal(*masks)

@@ -437,13 +437,13 @@ def test_any_labels_on_any_grid_read_back_exactly(scene, read_back, data):
 
 LESIONS = (
     Lesion(
-        *(1, 12.5, 40.25, 20.0, 61.5, 12.0, -30.5, 12.25, -401.0, 8.5, 0.75, 0.0, True),
+        *(1, 12.5, 40.25, 20.0, 61.5, 12.0, -30.5, 12.25, -401.0, 8.5, 0.75, 0.9, 0.0, True),
         *(44.0, 28.75, 2600.5, 0.5, 20.0, 60.5, 90.0, 1.25, "VIII 100 %"),
         long_axis_ends_mm=((0.0, 0.0, 0.0), (40.25, 0.0, 0.0)),
         short_axis_ends_mm=((10.0, 0.0, 0.0), (10.0, 20.0, 0.0)),
     ),
     Lesion(
-        *(2, 0.5, 9.0, 7.5, 55.0, 9.25, 10.0, -3.5, -380.75, 0.25, 0.5, None, False),
+        *(2, 0.5, 9.0, 7.5, 55.0, 9.25, 10.0, -3.5, -380.75, 0.25, 0.5, 0.4, None, False),
         *(9.5, 9.75, 310.0, 0.75, 30.0, 55.5, 70.0, 4.5, "II 75 %, III 25 %"),
         long_axis_ends_mm=((0.0, 0.0, 0.0), (9.0, 0.0, 0.0)),
         short_axis_ends_mm=((1.0, 0.0, 0.0), (1.0, 7.5, 0.0)),
@@ -482,13 +482,13 @@ def test_table_has_a_typed_column_with_unit_for_every_number(add_node):
             assert values == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_column_without_any_number_is_left_out(add_node):
+@pytest.mark.parametrize("lacking", ["mean_probability", "confidence", "couinaud"])
+def test_a_column_without_any_number_is_left_out(add_node, lacking):
     table_node = add_node("vtkMRMLTableNode", "Lesions")
-    without = tuple(replace(lesion, mean_probability=None, couinaud=None) for lesion in LESIONS)
+    without = tuple(replace(lesion, **{lacking: None}) for lesion in LESIONS)
     nodes.write_lesion_table(Measurement(147.0, 13.0, 8.75, without), table_node)
     columns = [table_node.GetColumnName(index) for index in range(table_node.GetNumberOfColumns())]
-    lacking = ("mean_probability", "couinaud")
-    assert columns == [name for name in COLUMN_NAMES if name not in lacking]
+    assert columns == [name for name in COLUMN_NAMES if name != lacking]
 
 
 def test_table_is_reused_and_may_be_empty(add_node, tmp_path):

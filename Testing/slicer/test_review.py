@@ -16,6 +16,7 @@ from LiverTumorSegGUI.review import ACCEPTED, PENDING, REJECTED, Review
 from LiverTumorSegGUI.segments import AUTOMATIC, EDITED, LABELMAP
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.measure import measure
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.seg_nrrd import ORIGIN_TAG, TUMOR_TERMINOLOGY
 
 SHAPE = (20, 40, 48)
@@ -131,6 +132,19 @@ def everything(review, segmentation_node, volume_node):
 
 
 # ---- rows
+
+
+def test_rows_tell_how_likely_lesions_are_real(
+    volume_node, labels, probability, segmentation, table
+):
+    confidence = LesionConfidence(-2.0, 1.0, 0.5)
+    review = Review(volume_node, segmentation, table, probability, confidence=confidence)
+    volume = nodes.volume_from_node(volume_node)
+    measurement, _ = measure(volume, labels, probability, confidence)
+    assert [row.lesion for row in review.rows()] == list(measurement.lesions)
+    assert all(0 < row.lesion.confidence < 1 for row in review.rows())
+    assert len(column(table, "confidence")) == 3
+    review.close()
 
 
 def test_rows_have_the_numbers_of_the_run(review, volume_node, labels, probability, table):

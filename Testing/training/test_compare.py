@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from LiverTumorSegLib.recipes import RECIPES, REPORTED
 from Testing.training.score_cases import score_of
 from Training import compare
+from Training.budget import Budget, Done
 from Training.compared_runs import Group, Run, group_scores
 from Training.comparison import (
     agreement,
@@ -218,7 +220,7 @@ def test_lesions_are_counted_by_size() -> None:
         lesion("z", 70.0, 0.9),  # of a case that is not compared
     ]
     one = group(x=[0.5, 0.5])
-    rows = by_size(one, [Run("x", one.rows["x"], lesions), Run("y", [], None)])
+    rows = by_size(one, [Run("x", one.rows["x"], lesions, None), Run("y", [], None, None)])
     assert [(r.run, r.size, r.lesions, r.detected, r.touched, r.mean_dice) for r in rows] == [
         ("x", "0 to 10 mm", 1, 0, 0, 0.0),
         ("x", "10 to 20 mm", 2, 1, 2, pytest.approx(0.65)),
@@ -283,7 +285,7 @@ def test_the_liver_comes_first_and_each_place_of_search_is_its_own() -> None:
         *scores_of([0.6], "tumor", liver_from="reference"),
         *scores_of([0.9], "liver"),
     ]
-    groups = group_scores([Run("x", rows, None), Run("y", rows, None)], shared=False)
+    groups = group_scores([Run("x", rows, None, None), Run("y", rows, None, None)], shared=False)
     assert [(g.target, g.liver_from, g.rows["y"][0].dice) for g in groups] == [
         ("liver", "prediction", 0.9),
         ("tumor", "prediction", 0.5),
@@ -293,7 +295,9 @@ def test_the_liver_comes_first_and_each_place_of_search_is_its_own() -> None:
 
 def test_rows_are_paired_by_case_whatever_their_order(tmp_path: Path) -> None:
     rows = scores_of([0.1, 0.2, 0.3])
-    (found,) = group_scores([Run("x", rows, None), Run("y", rows[::-1], None)], shared=False)
+    (found,) = group_scores(
+        [Run("x", rows, None, None), Run("y", rows[::-1], None, None)], shared=False
+    )
     assert found.cases == ("a", "b", "c")
     assert found.rows["x"] == found.rows["y"] == rows
 
@@ -372,6 +376,50 @@ def test_every_row_of_a_table_has_the_cells_of_its_head(two: list[Path], tmp_pat
         if lines[0].startswith("|"):
             assert len({line.count("|") for line in lines}) == 1
             assert len(lines) >= 3
+
+
+def test_systems_stand_side_by_side_with_their_minutes(tmp_path: Path) -> None:
+    """A cross-validation's folder tells the minutes; two recipes of a fold add up."""
+    livers = scores_of([0.9, 0.95], "liver", lesions=0, false_lesions=0)
+    found = {"lesions": 2, "lesions_detected": 1, "lesion_recall": 0.5, "lesion_precision": 0.25}
+    tumors = scores_of([0.2, 0.6], false_lesions=3, **found)
+    ours = written(tmp_path / "ours" / "scores", [*livers, *tumors]).parent
+    other = written(tmp_path / "other", [*livers, *scores_of([1.0, 1.0])])
+    minutes = {("liver", 1): 1.0, ("tumor", 1): 2.0, ("liver", 2): 1.5, ("tumor", 2): 2.5}
+    done = tuple(Done(r, fold, (), 1, m, 0.0, "a CPU") for (r, fold), m in minutes.items())
+    budget = Budget(minutes=2.0, speeds={}, settings={}, trainings=done)
+    (ours / "budget.json").write_text(json.dumps(asdict(budget)))
+    assert compare.main([str(ours), str(other), "-o", str(tmp_path / "table")]) == 0
+    page = (tmp_path / "table" / "comparison.md").read_text()
+    head = (
+        "| run | liver Dice | tumor Dice | lesion recall | lesion precision | false lesions "
+        "| training, minutes a fold |"
+    )
+    assert head in page
+    rows = page[page.index(head) :].splitlines()[2:4]
+    assert rows == [
+        "| ours | 0.925 ± 0.025 | 0.400 ± 0.200 | 0.500 ± 0.000 | 0.250 ± 0.000 | 3.0 ± 0.0 "
+        "| 3.5 |",
+        "| other | 0.925 ± 0.025 | 1.000 ± 0.000 | 1.000 ± 0.000 | 1.000 ± 0.000 | 0.0 ± 0.0 | - |",
+    ]
+    assert "\nTrained on a CPU.\n" in page
+    assert "| b | 0.950 | 0.950 |" in page
+    assert "| b | 0.600, 1 of 2, 3 false | 1.000, 1 of 1, 0 false |" in page
+
+
+def test_a_liver_has_no_false_lesions() -> None:
+    rows = {"x": scores_of([0.9], "liver", lesions=0)}
+    found = {row.measure for row in summarize(Group("liver", "prediction", ("a",), rows))}
+    assert "dice" in found
+    assert "false_lesions" not in found
+
+
+def test_a_damaged_budget_is_refused(
+    two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two[0] / "budget.json").write_text("{}")
+    assert compare.main([*map(str, two), "-o", str(tmp_path / "table")]) == 2
+    assert "budget.json: expected the budget" in capsys.readouterr().err
 
 
 def test_a_single_run_stands_beside_its_paper(two: list[Path], tmp_path: Path) -> None:

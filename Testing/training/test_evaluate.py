@@ -19,13 +19,16 @@ import torch
 from LiverTumorSegLib.checkpoint import load_model, save_model
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import build
+from LiverTumorSegLib.postprocess import clean_tumor
 from LiverTumorSegLib.recipe import Network, Recipe
 from LiverTumorSegLib.recipes import RECIPES
 from LiverTumorSegLib.segment import segment
 from Testing.phantom import SPACING_MM, make_data_set
+from Testing.training.score_cases import score_of
 from Training import evaluate, lits, product
 from Training.dataset import read_data_set
 from Training.metrics import dice
+from Training.probabilities import keep_probability, read_probability
 from Training.scores import Provenance, Score, read_lesions, read_scores
 
 torch.set_num_threads(1)  # tiny tensors: on a busy machine a second thread makes them slower
@@ -171,6 +174,47 @@ def test_scores_are_those_of_the_products_own_result(
         assert score.seconds > 0
     assert scores["tumor"].predicted_burden == (found == 2).sum() / (found > 0).sum()
     assert scores["tumor"].lesions == 2
+
+
+@pytest.mark.parametrize("weights", ["liver tumor", "tumor", "both"])
+def test_the_probabilities_that_are_kept_are_those_of_the_result(
+    made: Made, tmp_path: Path, weights: str
+) -> None:
+    """With the recipe's own threshold and smallest lesion they give the mask that was scored."""
+    (score,) = (
+        score
+        for score in run(made, tmp_path, "--probabilities", tmp_path / "kept", weights=weights)
+        if score.target == "tumor"
+    )
+    kept = read_probability(tmp_path / "kept", "case0")
+    assert kept is not None
+    assert kept.weights == score.weights
+    assert kept.tumor.dtype == np.float16
+    assert kept.liver[0].any(), "the box is the liver's"
+    assert kept.liver[-1].any()
+    assert not kept.tumor[~kept.liver].any()
+    inference = load_model(str(getattr(made, weights.split()[-1]))).recipe.inference
+    mask = clean_tumor(kept.tumor >= 0.5, inference, float(np.prod(SPACING_MM)))
+    case = read_data_set(made.data).cases[0]
+    true = read_data_set(made.data).labels(case)[kept.box] == 2
+    assert mask.any()
+    assert dice(mask, true) == pytest.approx(score.dice, abs=0.002)  # half precision
+    assert np.count_nonzero(mask) == pytest.approx(score.predicted_voxels, rel=0.01)
+    assert read_probability(tmp_path / "kept", "case1") is None
+
+
+def test_without_a_liver_nothing_is_kept_but_that(tmp_path: Path) -> None:
+    origin = score_of("none", "tumor", 0.0)
+    keep_probability(tmp_path, origin, np.zeros((4, 4, 4), np.uint8), None)
+    kept = read_probability(tmp_path, "none")
+    assert kept is not None
+    assert kept.liver.shape == kept.tumor.shape == (0, 0, 0)
+
+
+def test_damaged_probabilities_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"a\.npz.*Delete the file"):
+        read_probability(tmp_path, "a")
 
 
 def test_every_file_is_written(made: Made, measured: Path) -> None:

@@ -385,7 +385,7 @@ def description_without_split(run: Path) -> None:
 
 def description_of_another_version(run: Path) -> None:
     description = json.loads((run / "run.json").read_text())
-    del description["recipe"]["patch"]
+    del description["recipe"]["network"]
     (run / "run.json").write_text(json.dumps(description))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from LiverTumorSegLib.errors import InputError
+from LiverTumorSegLib.recipes import RECIPES
 from Testing.training.score_cases import score_of
 from Training.scores import (
     LesionScore,
@@ -18,6 +19,7 @@ from Training.scores import (
     merged,
     read_lesions,
     read_scores,
+    recipe_label,
     write_lesions,
     write_scores,
 )
@@ -151,3 +153,13 @@ def test_missing_files_are_refused(tmp_path: Path) -> None:
         read_scores(tmp_path / "none.csv")
     with pytest.raises(InputError, match="expected the lesions.csv"):
         read_lesions(tmp_path / "none.csv")
+
+
+def test_folds_of_a_recipe_with_measured_statistics_have_one_label() -> None:
+    """The statistics are those of the training cases, so that each fold has others."""
+    dpc = RECIPES["dpc-net"]
+    one = dpc.with_override("preprocessing.intensity.statistics.mean_hu", "101.5")
+    other = dpc.with_override("preprocessing.intensity.percentiles", "[1.0, 99.0]")
+    assert recipe_label(one) == recipe_label(dpc) != recipe_label(other)
+    per_volume = dpc.with_override("preprocessing.intensity.statistics", "null")
+    assert recipe_label(per_volume) != recipe_label(dpc)
