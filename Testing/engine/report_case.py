@@ -9,6 +9,7 @@ import numpy as np
 
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.measure import Measurement, measure
+from LiverTumorSegLib.recipe import LesionConfidence
 from LiverTumorSegLib.report import Run, write_outputs
 from LiverTumorSegLib.segmentation import Segmentation
 from LiverTumorSegLib.volume import Volume
@@ -57,7 +58,10 @@ def write_case(
     segments = None
     if couinaud:
         segments = np.broadcast_to(np.arange(66) // 8 + 1, labels.shape)
-    measurement, lesion_map = measure(volume, labels, likely, segments)
+    known = (
+        LesionConfidence(intercept=0.1, probability=0.5, log_volume=-0.2) if probability else None
+    )
+    measurement, lesion_map = measure(volume, labels, likely, known, segments)
     folder.mkdir(exist_ok=True)
     write_outputs(folder, run, volume, Segmentation(labels, **told), measurement, lesion_map)
     return measurement

@@ -162,6 +162,7 @@ FIELDS = {
     "Mean ± SD HU": (["mean_hu", "sd_hu"], 0.5),
     "Median HU": (["median_hu"], 0.5),
     "Probability 0 to 1": (["mean_probability"], 0.005),
+    "Real 0 to 1": (["confidence"], 0.005),
     "To surface mm": (["surface_distance_mm"], 0.05),
     "Burden %": (["burden_percent"], 0.005),
 }
@@ -177,7 +178,7 @@ def test_the_table_has_the_reports_numbers(maps: bool, tmp_path: Path) -> None:
     write_case(tmp_path, labels_with(9), RUN, probability=maps, couinaud=maps)
     tree, report = read(tmp_path)
     ((*head,),) = cells(tree, "thead")
-    optional = {"Probability 0 to 1", "Couinaud"}
+    optional = {"Probability 0 to 1", "Real 0 to 1", "Couinaud"}
     assert set(head) == {*FIELDS, "± %", "Couinaud", "At the CT's edge"} - (
         set() if maps else optional
     )
@@ -376,7 +377,7 @@ def test_the_csv_is_tidy(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / TABLE).read_text().splitlines()))
     assert len(rows) == 9
     units = ("_ml", "_mm", "_mm2", "_hu", "_percent")
-    plain = {"lesion", "mean_probability", "touches_edge", "sphericity", "couinaud"}
+    plain = {"lesion", "mean_probability", "confidence", "touches_edge", "sphericity", "couinaud"}
     assert all(name in plain or name.endswith(units) for name in rows[0])
     for row in rows:
         assert row.pop("couinaud") == ""

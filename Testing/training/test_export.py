@@ -272,7 +272,9 @@ def test_what_is_dropped_into_the_models_folder_is_used_by_name(
     assert cli.main([*command, "--device", "cpu", "--backend", "torch", "--progress", "none"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     sha256 = read_info(folder / "my-liver.safetensors").sha256
-    assert report["models"]["liver"] == {"name": "my-liver", "sha256": sha256}
+    told = report["models"]["liver"]
+    assert (told["name"], told["sha256"], told["license"]) == ("my-liver", sha256, "CC0")
+    assert told["mean_dice"] == pytest.approx(mean)
 
 
 def test_an_onnx_file_lies_beside_the_weights_it_was_made_of(
