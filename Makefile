@@ -15,7 +15,7 @@ LOG := $(VENV)/install.log
 CREATED := $(VENV)/.stamp-created
 ENGINE := $(VENV)/.stamp-engine
 TOOLS := $(VENV)/.stamp-tools
-EXTRAS := openvino,train,onnx,test,lint
+EXTRAS := openvino,dask,train,onnx,test,lint
 SAMPLE := Testing/data/hcc006_arterial.nii.gz
 
 .PHONY: help demo test lint bench

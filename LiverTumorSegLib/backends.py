@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ BACKENDS = ("auto", "torch", "openvino", "openvino-bf16")
 FREE_SHARE = 0.8
 """Of a GPU's free memory, what windows may take."""
 LARGEST_BATCH = 16
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""Set in a process's environment before it starts, it limits the threads of whatever computes."""
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,8 @@ def _openvino_predictor(network: nn.Module, window: Sequence[int], *, in_bf16: b
         else:
             logger.warning("This CPU has no bfloat16: float32 is used")
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    if THREADS_VARIABLE in os.environ:  # which torch obeys, and OpenVINO does not know
+        settings["INFERENCE_NUM_THREADS"] = str(torch.get_num_threads())
     compiled = core.compile_model(converted(network.cpu(), window, openvino), "CPU", settings)
 
     def run(windows: Tensor) -> Tensor:

@@ -1,154 +1,176 @@
-"""All CTs of a folder, one after the other; what is done is not done again."""
+"""Many CTs: what is done is not done again, what fails does not stop the rest."""
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from LiverTumorSegLib import __version__
 from LiverTumorSegLib.case import Setup, run_case
-from LiverTumorSegLib.errors import EXIT_BUG, Cancelled, InputError, outcome_of
-from LiverTumorSegLib.report import DICOM_SEG, REPORT
+from LiverTumorSegLib.errors import (
+    EXIT_BUG,
+    Cancelled,
+    InputError,
+    ResourceError,
+    outcome_of,
+)
+from LiverTumorSegLib.report import table_row
+from LiverTumorSegLib.row import CASES, DONE, FAILED, Row, stamp_of
 from LiverTumorSegLib.segment import ProgressHook
-from LiverTumorSegLib.staging import staged
-from LiverTumorSegLib.volume import name_of
+from LiverTumorSegLib.sources import find_sources
+from LiverTumorSegLib.tables import Tables
 
-TABLE = "cases.csv"
-DONE, FAILED = "done", "failed"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One case in cases.csv; None is an empty cell."""
+class Job:
+    """A case that is to be run: its name, its CT and the folder for its results."""
 
     case: str
-    status: str
-    liver_ml: float | None
-    tumors: int | None
-    tumor_ml: float | None
-    seconds: float | None
-    message: str
+    path: Path
+    outdir: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        row: its row in cases.csv.
+        lesions: its rows in lesions.csv, but for the column `case`.
+        trace: where a bug showed; empty otherwise.
+    """
+
+    row: Row
+    lesions: tuple[dict[str, Any], ...]
+    trace: str
+
+
+Runner = Callable[[Sequence[Job]], Iterator[Outcome]]
+"""Runs jobs, in any order and place; `one_by_one` and `cluster.on_cluster` make such."""
 
 
 def run_batch(
-    folder: Path,
+    given: Path,
     outdir: Path,
-    setup: Setup,
-    on_progress: ProgressHook,
-    on_case: Callable[[Row, int, int], None],
+    settings: Mapping[str, Any],
+    runner: Runner,
+    resume: bool,
+    on_start: Callable[[int, int], None],
+    on_case: Callable[[Row], None],
 ) -> None:
-    """Segment and measure every CT of a folder.
+    """Segment and measure every CT of a folder tree or a CSV.
 
-    OUTDIR gets a folder a case and cases.csv, which is written anew after each case. A case whose
-    report tells of the same CT and the same models is taken over, so that an interrupted batch goes
-    on. A case that fails does not stop the rest, and is tried again next time.
+    OUTDIR gets a folder a case, and cases.csv and lesions.csv, which grow with each case (see
+    `tables`). A case that fails does not stop the rest.
 
     Args:
-        folder: holds NIfTI, NRRD or MHA files, and a folder for each DICOM series.
+        given: see `sources.find_sources`.
         outdir: made if it does not exist.
-        setup: as for `run_case`.
-        on_progress: as for `run_case`, for each case anew.
-        on_case: called after each case with its row, its number from 1 on, and how many there are.
+        settings: all that shapes a result, as `settings_of` gives it.
+        runner: runs the cases.
+        resume: take over what an earlier batch in `outdir` has done, if it was of the same settings
+            and the CT has not changed; a case that failed is tried again. Otherwise such a folder
+            is refused.
+        on_start: called before the first case with how many are done already, and how many there
+            are.
+        on_case: called after each case that was run.
 
     Raises:
-        InputError: no CTs, two of the same name, or some that failed; the latter after the rest.
+        InputError: input, folder or settings cannot be used, or some cases failed; the latter after
+            the rest.
+        ResourceError: the disk is full; the batch stops there.
     """
-    sources = cases_in(folder, outdir)
-    rows: list[Row] = []
-    for name, source in sources.items():
-        row = finished(name, source, outdir / name, setup)
-        if row is None:
-            start = time.perf_counter()
-            try:
-                run_case(source, outdir / name, setup, on_progress)
-                row = finished(name, source, outdir / name, setup)
-            except Cancelled:
-                raise
-            except Exception as error:
-                row = _failure(name, error, time.perf_counter() - start)
-        assert row is not None
-        rows.append(row)
-        with staged(outdir, (TABLE,)) as partial:
-            write_table(partial / TABLE, rows)
-        on_case(row, len(rows), len(sources))
-    failed = [row.case for row in rows if row.status == FAILED]
+    sources = find_sources(given, outdir)
+    tables = Tables(outdir, sources)
+    kept = tables.start(settings, resume)
+    on_start(len(kept), len(sources))
+    jobs = [
+        Job(source.case, source.path.resolve(), outdir.resolve() / source.case)
+        for source in sources
+        if source.case not in kept
+    ]
+    failed = 0
+    for outcome in runner(jobs):
+        if outcome.trace:
+            logger.error("%s", outcome.trace)
+        tables.add(outcome.row, outcome.lesions)
+        failed += outcome.row.status == FAILED
+        on_case(outcome.row)
     if failed:
         raise InputError(
-            f"{outdir / TABLE}: {len(failed)} of {len(rows)} cases failed; the column `message` "
-            "says why. Mend them and start the batch again: the others are kept."
+            f"{outdir / CASES}: {failed} of {len(sources)} cases failed; the column `message` says "
+            "why. Mend them and start the batch again with --resume: the others are kept."
         )
 
 
-def cases_in(folder: Path, outdir: Path) -> dict[str, Path]:
-    """The CTs of a folder by the name of their case, in the order of their names.
+def settings_of(setup: Setup) -> dict[str, Any]:
+    """What shapes a result: program, models and choices, but not where and by what they run."""
+    elsewhere = ("liver", "tumor", "device", "backend")
+    choices = {one.name: getattr(setup, one.name) for one in fields(setup)}
+    return {
+        "version": __version__,
+        "models": setup.identity(),
+        "bfloat16": setup.backend == "openvino-bf16",
+        **{name: value for name, value in choices.items() if name not in elsewhere},
+    }
+
+
+def one_by_one(setup: Setup, on_progress: ProgressHook) -> Runner:
+    """Run cases in this process, in order.
+
+    Args:
+        setup: as for `run_case`.
+        on_progress: as for `run_case`, for each case anew.
+    """
+
+    def run(jobs: Sequence[Job]) -> Iterator[Outcome]:
+        return (run_job(job, setup, on_progress) for job in jobs)
+
+    return run
+
+
+def run_job(job: Job, setup: Setup, on_progress: ProgressHook) -> Outcome:
+    """Run a case; what is wrong with it becomes its row.
 
     Raises:
-        InputError: it cannot be read, holds no CT, or two of the same name.
+        Cancelled: by the hook.
+        ResourceError: the disk is full, as it will be for every other case.
     """
+    start = time.perf_counter()
+    stamp = stamp_of(job.path)
     try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(
-            f"{folder}: expected a folder with CTs, found: {error.strerror or error}. Check the "
-            "path."
-        ) from error
-    cases: dict[str, Path] = {}
-    for path in entries:
-        name = name_of(path)
-        if name is None or path.name.startswith(".") or path.resolve() == outdir.resolve():
-            continue
-        if name in cases:
-            raise InputError(
-                f"{folder}: expected a name for each CT, found {cases[name].name} and {path.name}. "
-                "Rename one of them."
-            )
-        cases[name] = path
-    if not cases:
-        raise InputError(
-            f"{folder}: expected CTs (NIfTI, NRRD or MHA files, or a folder for each DICOM "
-            "series), found none. Choose the folder that holds them."
-        )
-    return cases
+        case = run_case(job.path, job.outdir, setup, on_progress)
+    except (Cancelled, ResourceError):
+        raise
+    except Exception as error:
+        code, message = outcome_of(error)
+        trace = ""
+        if code == EXIT_BUG:
+            trace = "".join(traceback.format_exception(error))
+            message += " This is a bug. Please report it with the lines on the screen."
+        return failure(job, message, time.perf_counter() - start, trace)
+    found = case.measurement
+    row = Row(
+        job.case,
+        DONE,
+        round(float(found.liver_volume_ml), 4),
+        len(found.lesions),
+        round(float(found.tumor_volume_ml), 4),
+        round(time.perf_counter() - start, 1),
+        " ".join(case.volume.repairs + case.segmentation.warnings),
+        *stamp,
+    )
+    return Outcome(row, tuple(map(table_row, found.lesions)), "")
 
 
-def finished(name: str, source: Path, outdir: Path, setup: Setup) -> Row | None:
-    """The row of a case that is done, by its report; None where it is not, or by other models."""
-    try:
-        report = json.loads((outdir / REPORT).read_text(encoding="utf-8"))
-        if report["input"] != source.resolve().name:
-            return None
-        if report["models"] != setup.identity():
-            return None
-        if setup.dicom and report["liver"]["volume_ml"] and not (outdir / DICOM_SEG).exists():
-            return None
-        return Row(
-            name,
-            DONE,
-            report["liver"]["volume_ml"],
-            len(report["lesions"]),
-            report["tumor_volume_ml"],
-            round(sum(report["timings_s"].values()), 1),
-            " ".join(report["repairs"] + report["warnings"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def write_table(path: Path, rows: list[Row]) -> None:
-    """Write cases.csv: one row a case."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def _failure(name: str, error: Exception, seconds: float) -> Row:
-    code, message = outcome_of(error)
-    if code == EXIT_BUG:
-        traceback.print_exception(error)
-        message += " This is a bug. Please report it with the lines on the screen."
-    return Row(name, FAILED, None, None, None, round(seconds, 1), message)
+def failure(job: Job, message: str, seconds: float, trace: str = "") -> Outcome:
+    """The outcome of a case that failed."""
+    row = Row(job.case, FAILED, None, None, None, round(seconds, 1), message, *stamp_of(job.path))
+    return Outcome(row, (), trace)

@@ -24,10 +24,18 @@ from typing import TYPE_CHECKING
 
 from LiverTumorSegLib import __version__
 from LiverTumorSegLib.errors import EXIT_BUG, outcome_of
-from LiverTumorSegLib.progress import JsonProgress, NoProgress, Progress, TextProgress
+from LiverTumorSegLib.progress import (
+    CaseCount,
+    JsonProgress,
+    NoProgress,
+    Progress,
+    TextProgress,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from LiverTumorSegLib.case import Case, Setup
+    from LiverTumorSegLib.row import Row
 
 DISCLAIMER = "Not for clinical use."
 REPORT_BUG = "This is a bug. Please report it with the command and all the lines above."
@@ -84,19 +92,36 @@ def _parser() -> argparse.ArgumentParser:
 
     batch = commands.add_parser(
         "batch",
-        help="segment and measure all CTs of a folder",
-        description="Segment all CTs of a folder. OUTDIR receives a folder for each, as `segment` "
-        "writes it, and cases.csv, one row a CT. A batch that was interrupted goes on where it "
-        f"stopped; a CT that fails does not stop the rest. {DISCLAIMER}",
+        help="segment and measure many CTs",
+        description="Segment all CTs of a folder tree or of a CSV. OUTDIR receives a folder for "
+        "each, as `segment` writes it, cases.csv with one row a CT and lesions.csv with all "
+        "lesions; both grow with each CT. A CT that fails is named there and does not stop the "
+        f"rest; the exit code is 2 then. {DISCLAIMER}",
     )
     batch.set_defaults(command=_batch)
     batch.add_argument(
         "input",
         type=Path,
-        metavar="FOLDER",
-        help="holds NIfTI, NRRD or MHA files, and a folder for each DICOM series",
+        metavar="INPUT",
+        help="a folder with NIfTI, NRRD or MHA files and folders of DICOM series, at any depth; "
+        "or a CSV with the columns `case` and `ct` (a path, from the CSV's folder on), whose other "
+        "columns go into cases.csv",
     )
     _add_run_options(batch)
+    batch.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the batch in OUTDIR: a CT that is done and has not changed since is not "
+        "done again, one that failed is. Models and options must be as they were. Without it, an "
+        "OUTDIR that holds a batch is refused",
+    )
+    batch.add_argument(
+        "--dask",
+        type=_dask,
+        metavar="ADDRESS|local[:N]",
+        help="run on a Dask cluster: that of the scheduler at ADDRESS, or N processes of this "
+        "machine that share its cores. With --device cuda, each CT takes one of the resource GPU",
+    )
 
     measured = commands.add_parser(
         "measure",
@@ -216,6 +241,15 @@ def _targets(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
+def _dask(text: str) -> str:
+    if not re.fullmatch(r"local(:[1-9]\d*)?|(?!local:)(\w+://)?[^\s/]+:\d+", text):
+        raise argparse.ArgumentTypeError(
+            f"expected local, local:N or the address of a scheduler such as tcp://host:8786, got "
+            f"{text!r}"
+        )
+    return text
+
+
 def _progress(kind: str) -> Progress:
     if kind == "text":
         return TextProgress(sys.stderr)
@@ -271,21 +305,46 @@ def _tell_case(case: Case, outdir: Path, progress: Progress) -> None:
 
 
 def _batch(arguments: argparse.Namespace, progress: Progress) -> None:
-    from LiverTumorSegLib.batch import TABLE, Row, run_batch
+    from LiverTumorSegLib.batch import one_by_one, run_batch, settings_of
+    from LiverTumorSegLib.row import CASES, LESIONS
 
-    def tell(row: Row, number: int, count: int) -> None:
+    count = CaseCount(progress, 0, 0)
+
+    def start(kept: int, cases: int) -> None:
+        nonlocal count
+        count = CaseCount(progress, kept, cases)
+        if kept and not isinstance(progress, JsonProgress):
+            print(f"{kept} of {cases} cases are done already.", flush=True)
+        count.show()
+
+    def tell(row: Row) -> None:
+        count.done += 1
         progress.close()
         if isinstance(progress, JsonProgress):
             progress.emit("case", row.message, case=dataclasses.asdict(row))
-            return
-        found = row.message
-        if row.liver_ml is not None:
-            found = f"liver {row.liver_ml:.1f} mL, {row.tumors} tumors, {row.tumor_ml:.1f} mL"
-        print(f"{number}/{count} {row.case}: {row.status}. {found}", flush=True)
+        else:
+            print(f"{count.done}/{count.count} {_told(row)}{_left(count)}", flush=True)
+        count.show()
 
-    run_batch(arguments.input, arguments.outdir, _setup(arguments), progress, tell)
+    setup = _setup(arguments)
+    runner = one_by_one(setup, lambda stage, fraction: count.stage(stage, fraction))
+    if arguments.dask:
+        from LiverTumorSegLib.cluster import on_cluster
+
+        runner = on_cluster(arguments.dask, arguments.liver, arguments.tumor, setup)
+    run_batch(
+        arguments.input,
+        arguments.outdir,
+        settings_of(setup),
+        runner,
+        arguments.resume,
+        start,
+        tell,
+    )
+    progress.close()
     if not isinstance(progress, JsonProgress):
-        print(arguments.outdir / TABLE)
+        for name in (CASES, LESIONS):
+            print(arguments.outdir / name)
         print(DISCLAIMER)
 
 
@@ -307,6 +366,18 @@ def _compare(arguments: argparse.Namespace, progress: Progress) -> None:
     for name in FILE_NAMES:
         print(outdir / name)
     print(DISCLAIMER)
+
+
+def _told(row: Row) -> str:
+    found = row.message
+    if row.liver_ml is not None:
+        found = f"liver {row.liver_ml:.1f} mL, {row.tumors} tumors, {row.tumor_ml:.1f} mL"
+    return f"{row.case}: {row.status}. {found}"
+
+
+def _left(count: CaseCount) -> str:
+    seconds = count.seconds_left()
+    return f" ({time_text(seconds)} left)" if seconds else ""
 
 
 def _models(arguments: argparse.Namespace, progress: Progress) -> None:

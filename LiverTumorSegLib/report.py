@@ -163,9 +163,12 @@ def write_table(path: Path, lesions: tuple[Lesion, ...]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         table.writeheader()
-        table.writerows(
-            {**row_of(lesion), "touches_edge": int(lesion.touches_edge)} for lesion in lesions
-        )
+        table.writerows(map(table_row, lesions))
+
+
+def table_row(lesion: Lesion) -> dict[str, Any]:
+    """A lesion's cells in a table by column, and further fields."""
+    return {**row_of(lesion), "touches_edge": int(lesion.touches_edge)}
 
 
 def row_of(lesion: Lesion) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def staged(folder: Path, names: Collection[str]) -> Iterator[Path]:
         InputError: `folder` cannot be written to; found before the block runs where possible.
         ResourceError: the disk is full.
     """
-    with _explained(folder):
+    with explained(folder):
         staging = _staging_beside(folder, names)
     try:
         try:
@@ -37,7 +37,7 @@ def staged(folder: Path, names: Collection[str]) -> Iterator[Path]:
             if error.errno in FULL:
                 raise _full(folder) from error
             raise
-        with _explained(folder):
+        with explained(folder):
             _publish(staging, folder, names)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -54,7 +54,7 @@ def _full(folder: Path) -> ResourceError:
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """Turn what the system says about a folder into what a user can act on."""
     try:
         yield

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from LiverTumorSegLib.backends import _import_openvino, pick_backend, pick_device, predictor
+from LiverTumorSegLib.backends import (
+    THREADS_VARIABLE,
+    _import_openvino,
+    pick_backend,
+    pick_device,
+    predictor,
+)
 from LiverTumorSegLib.errors import InputError
 from LiverTumorSegLib.networks import NETWORKS
 from Testing.engine.network_cases import case_of, randomize_norms, scale_of, small, smallest
@@ -63,6 +69,25 @@ def test_bfloat16_stays_near_the_network(name: str) -> None:
     got = ready(image)
     assert 0 < (got - expected).std() <= 0.1 * expected.std()
     assert (got.sigmoid() - expected.sigmoid()).abs().mean() <= 0.005
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_obeys_the_limit_that_torch_does(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = _import_openvino().Core
+    told, whole = [], core.compile_model
+
+    def compile_model(*arguments: object) -> object:
+        compiled = whole(*arguments)
+        told.append(compiled.get_property("INFERENCE_NUM_THREADS"))
+        return compiled
+
+    monkeypatch.setattr(core, "compile_model", compile_model)
+    monkeypatch.setenv(THREADS_VARIABLE, str(threads))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # read when torch is imported
+    predictor(small("unet3d").eval(), (8, 8, 8), "openvino", CPU)
+    assert told == [threads]
 
 
 def test_what_openvino_cannot_run_is_run_by_torch(

@@ -158,9 +158,12 @@ def test_links_between_documents_lead_somewhere(document: str) -> None:
     assert [target for target in local if not (ROOT / target).exists()] == []
 
 
-def test_the_readme_shows_the_options_that_segment_has() -> None:
+def test_the_readme_shows_the_options_that_the_commands_have() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.split("livertumorseg segment INPUT")[1].split("livertumorseg models")[0]
-    told = run_python("from LiverTumorSegLib.cli import main; main(['segment', '--help'])").stdout
-    usage = told.split("Segment one CT")[0]
-    assert set(re.findall(r"--\w+", shown)) == set(re.findall(r"--\w+", usage))
+    shown: set[str] = set()
+    for command, after in (("segment", "batch"), ("batch", "models")):  # batch has both
+        text = readme.split(f"livertumorseg {command} ")[1].split(f"livertumorseg {after} ")[0]
+        shown |= set(re.findall(r"--\w+", text))
+        code = f"from LiverTumorSegLib.cli import main; main(['{command}', '--help'])"
+        usage = run_python(code).stdout.split("\n\n")[0]
+        assert shown == set(re.findall(r"--\w+", usage))
