@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Column:
         cell: the text of a lesion.
         number: whether it is flush right.
         if_given: a field of lesions; if none has a value there, there is no such column.
+        unless: another field; if one has a value there, the column gives way.
     """
 
     head: str
@@ -54,6 +55,7 @@ class Column:
     cell: Callable[[Lesion], str]
     number: bool = True
     if_given: str = "lesion"
+    unless: str | None = None
 
 
 COLUMNS = (
@@ -69,6 +71,7 @@ COLUMNS = (
         "0 to 1",
         lambda lesion: _or_dash(lesion.mean_probability, ".2f"),
         if_given="mean_probability",
+        unless="confidence",
     ),
     Column(
         "Real",
@@ -81,6 +84,11 @@ COLUMNS = (
     Column("Couinaud", "", lambda lesion: _couinaud(lesion), False, "couinaud"),
     Column("At the CT's edge", "", lambda lesion: "yes" if lesion.touches_edge else "no", False),
 )
+
+
+def given(lesions: Sequence[Lesion], field: str) -> bool:
+    """Whether any lesion has a number there."""
+    return any(getattr(lesion, field) is not None for lesion in lesions)
 
 
 def render_page(
@@ -98,7 +106,7 @@ def render_page(
     columns = [
         column
         for column in COLUMNS
-        if any(getattr(lesion, column.if_given) is not None for lesion in lesions)
+        if given(lesions, column.if_given) and not (column.unless and given(lesions, column.unless))
     ]
     totals = {
         "Tumor": "all",
