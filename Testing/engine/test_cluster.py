@@ -149,6 +149,8 @@ def test_ctrl_c_ends_local_workers_and_keeps_what_is_done(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     first = next(json.loads(line) for line in process.stdout if '"case": {' in line)

@@ -17,10 +17,11 @@ import torch
 from highdicom.sr import Comprehensive3DSR
 
 from LiverTumorSegLib import cli
-from LiverTumorSegLib.batch import run_batch
+from LiverTumorSegLib.batch import one_by_one, run_batch, settings_of
 from LiverTumorSegLib.case import Setup, run_case
 from LiverTumorSegLib.errors import InputError, ResourceError
 from LiverTumorSegLib.report import DICOM_REPORT, DICOM_SEG
+from LiverTumorSegLib.row import Row
 from LiverTumorSegLib.volume import image_on_grid
 from Testing.engine.dicom_series import write_series
 from Testing.engine.known_networks import liver_model, phantom, tumor_model
@@ -58,19 +59,25 @@ def test_no_dicom_of_an_earlier_run_stays(tmp_path: Path) -> None:
     assert not list(out.glob("*.dcm"))
 
 
-def test_a_batch_makes_what_an_earlier_one_was_not_asked_for(tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_a_batch_writes_them_and_is_resumed_with_them_alone(tmp_path: Path) -> None:
     case = phantom_series(tmp_path / "in")
 
-    def batch(dicom: bool) -> float:
-        run_batch(case.parent, out, replace(SETUP, dicom=dicom), lambda *_: None, lambda *_: None)
-        return (out / "ct" / "report.json").stat().st_mtime_ns
+    def batch(out: Path, dicom: bool, resume: bool) -> int:
+        setup = replace(SETUP, dicom=dicom)
+        runner = one_by_one(setup, lambda *_: None)
+        rows: list[Row] = []
+        run_batch(
+            case.parent, out, settings_of(setup), runner, resume, lambda *_: None, rows.append
+        )
+        return len(rows)
 
-    first = batch(dicom=False)
-    assert not (out / "ct" / DICOM_SEG).exists()
-    second = batch(dicom=True)
-    assert (out / "ct" / DICOM_SEG).exists()
-    assert first < second == batch(dicom=True) == batch(dicom=False)
+    assert batch(tmp_path / "plain", dicom=False, resume=False) == 1
+    assert not (tmp_path / "plain" / "ct" / DICOM_SEG).exists()
+    with pytest.raises(InputError, match="dicom"):
+        batch(tmp_path / "plain", dicom=True, resume=True)
+    assert batch(tmp_path / "out", dicom=True, resume=False) == 1
+    assert (tmp_path / "out" / "ct" / DICOM_SEG).exists()
+    assert batch(tmp_path / "out", dicom=True, resume=True) == 0
 
 
 def test_a_disk_that_runs_full_leaves_nothing(
