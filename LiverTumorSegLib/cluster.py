@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -267,6 +268,8 @@ def _setup(order: Order) -> Setup:
     Raises:
         InputError: the files are not those that the batch was started with.
     """
+    # A client that is dropped while its process ends would tell of that by a traceback.
+    sys.unraisablehook = lambda dropped: logger.debug("%r", dropped.exc_value)
     models = load_models(*order.models)
     for path, model, sha256 in zip(order.models, models, order.sha256, strict=True):
         if model.sha256 != sha256:

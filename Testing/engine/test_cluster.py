@@ -159,7 +159,8 @@ def test_ctrl_c_ends_local_workers_and_keeps_what_is_done(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     _, told = process.communicate(timeout=120)
     assert process.returncode == 3, told
-    assert "Traceback" not in told
+    assert told.endswith("Cancelled.\n")
+    assert "KeyboardInterrupt" not in told  # of which each process would tell by a traceback
     assert first["case"]["case"] in {row["case"] for row in table(out / CASES)}
     _, left = psutil.wait_procs(workers, timeout=20)
     assert not left
@@ -204,7 +205,7 @@ def test_a_scheduler_that_does_not_answer(
     assert cli.main([*arguments, "--dask", "tcp://127.0.0.1:9"]) == 2
     told = capsys.readouterr().err
     assert "expected a Dask scheduler that answers" in told
-    assert "Traceback" not in told
+    assert "Traceback" not in told, told
 
 
 @pytest.mark.parametrize("where", ["local:0", "local:x", "here", "a b:1", "local:-1"])
