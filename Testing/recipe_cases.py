@@ -58,7 +58,7 @@ def small_recipe(recipe: Recipe) -> Recipe:
         resampling = VOXELS
     sampling = recipe.training.sampling
     if not isinstance(sampling, SliceSampling):
-        sampling = replace(sampling, samples=2, per="case")
+        sampling = replace(sampling, samples=2, per="case", synthetic_share=None)
     multiple = (1, 1, 1) if recipe.patch else window
     prepass = recipe.inference.prepass and Prepass(every_slices=4, margin_slices=4)
     return replace(

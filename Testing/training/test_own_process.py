@@ -62,6 +62,8 @@ def test_both_end_together(tmp_path: Path, how: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
         stderr=subprocess.DEVNULL,
+        # Tests that run in the background of a script ignore Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (told.exists() and told.read_text()):

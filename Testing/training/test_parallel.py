@@ -88,12 +88,13 @@ def in_processes(count: int, work: Callable[[], int]) -> list[int]:
 def assert_close_runs(one: Path, other: Path) -> None:
     """The same curves, and the same kernels after them, but for the order of sums.
 
-    A norm takes the biases before it away, so that Adam moves them by rounding errors alone.
+    A norm takes the biases before it away, so that Adam moves them by rounding errors alone. Of
+    Dice, rounding may bring single voxels to the other side of the threshold.
     """
     assert [row["epoch"] for row in rows(one)] == [row["epoch"] for row in rows(other)]
-    for name in ("loss", "learning_rate", "held_out_tumor_dice"):
+    for name, atol in (("loss", 0), ("learning_rate", 0), ("held_out_tumor_dice", 1e-4)):
         curves = [[float(row[name]) for row in rows(run)] for run in (one, other)]
-        assert np.allclose(*curves, rtol=1e-5, atol=0)
+        assert np.allclose(*curves, rtol=1e-5, atol=atol), name
     for part in ("network", "average"):
         left, right = (leaves(state(run)[part]) for run in (one, other))
         assert left.keys() == right.keys()
