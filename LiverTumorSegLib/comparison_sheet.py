@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from LiverTumorSegLib import __version__
 from LiverTumorSegLib.comparison import DATES, Comparison, burden_line, listed, recist_line
-from LiverTumorSegLib.components import lesion_boxes
 from LiverTumorSegLib.growth import Growth
 from LiverTumorSegLib.result_folder import Result
 from LiverTumorSegLib.seg_nrrd import LIVER_RGB, TUMOR_RGB
@@ -36,6 +35,7 @@ from LiverTumorSegLib.tiles import (
     contours_of,
     cross_of,
     display_axes,
+    draw_cross,
     draw_lines,
     draw_tile,
     fit,
@@ -65,13 +65,11 @@ class _Side:
         result: its labels and numbers.
         axes: how its array is displayed.
         hu: the CT, or None.
-        boxes: bounding box of each lesion.
     """
 
     result: Result
     axes: DisplayAxes
     hu: np.ndarray | None
-    boxes: list[tuple[slice, ...]]
 
 
 def render_comparison(
@@ -86,7 +84,7 @@ def render_comparison(
     """
     results = comparison.baseline, comparison.followup
     sides = [
-        _Side(result, display_axes(result.geometry), hu, lesion_boxes(result.lesion_map))
+        _Side(result, display_axes(result.geometry), hu)
         for result, hu in zip(results, (baseline_hu, followup_hu), strict=True)
     ]
     targets = set(comparison.response.targets)
@@ -119,13 +117,7 @@ def _tiles(growth: Growth, sides: list[_Side], comparison: Comparison) -> list[I
     for date, (side, other) in enumerate([(sides[0], sides[1]), (sides[1], sides[0])]):
         geometry, axes = side.result.geometry, side.axes
         if numbers[date]:
-            cross = cross_of(
-                side.result.lesion_map,
-                numbers[date][0],
-                side.boxes[numbers[date][0] - 1],
-                axes,
-                geometry,
-            )
+            cross = cross_of(lesions[date][0], axes, geometry)
         else:
             lesion = lesions[1 - date][0]
             center = np.array([lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm])
@@ -136,8 +128,7 @@ def _tiles(growth: Growth, sides: list[_Side], comparison: Comparison) -> list[I
         frame = fit(around(cross[:, 1:], longest_mm, pixel_mm), pixel_mm)
         tile = _plane(side, index, frame)
         if numbers[date]:
-            for axis in (cross[:2, 1:], cross[2:, 1:]):
-                draw_lines(tile, frame, [axis], AXIS_RGB, 1.2)
+            draw_cross(tile, frame, cross)
         if date == 1 or not numbers[date]:
             carried = _carried(side, index, frame, other, numbers[1 - date], ways[1 - date])
             draw_lines(tile, frame, carried, CARRIED_RGB, 1.4)

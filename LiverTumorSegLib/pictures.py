@@ -13,13 +13,13 @@ from LiverTumorSegLib.components import bounding_box
 from LiverTumorSegLib.geometry import Geometry
 from LiverTumorSegLib.measure import Lesion
 from LiverTumorSegLib.tiles import (
-    AXIS_RGB,
     Box,
     DisplayAxes,
     Frame,
     around,
+    cross_of,
     display_axes,
-    draw_lines,
+    draw_cross,
     draw_tile,
     fit,
     slice_name,
@@ -127,10 +127,9 @@ def _body_box(planes: np.ndarray) -> Box:
 
 
 def _closeup(display: _Display, lesion: Lesion) -> Closeup:
-    ends_mm = np.array([*lesion.long_axis_ends_mm, *lesion.short_axis_ends_mm])
-    cross = display.axes.place(display.geometry.index_of(ends_mm), display.geometry.shape)
+    cross = cross_of(lesion, display.axes, display.geometry)
     box = around(cross[:, 1:], lesion.long_axis_mm, display.pixel_mm)
     frame = fit(box, display.pixel_mm)
     tile, place = display.draw(round(cross[0, 0]), frame)
-    draw_lines(tile, frame, [cross[:2, 1:], cross[2:, 1:]], AXIS_RGB, 1.2)
+    draw_cross(tile, frame, cross)
     return Closeup(tile, place, lesion)

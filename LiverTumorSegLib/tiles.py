@@ -16,7 +16,7 @@ from skimage.measure import find_contours
 
 from LiverTumorSegLib.components import bounding_box
 from LiverTumorSegLib.geometry import Geometry
-from LiverTumorSegLib.measure import axial_axis, diameters
+from LiverTumorSegLib.measure import Lesion, axial_axis
 from LiverTumorSegLib.seg_nrrd import LIVER_RGB, TUMOR_RGB
 
 WINDOW_HU, LEVEL_HU = 400, 40
@@ -114,14 +114,15 @@ def fit(box: Box, pixel_mm: tuple[float, float]) -> Frame:
     return Frame(top, left, pixel_mm, scale)
 
 
-def cross_of(
-    lesion_map: np.ndarray, number: int, box: Box, axes: DisplayAxes, geometry: Geometry
-) -> np.ndarray:
+def cross_of(lesion: Lesion, axes: DisplayAxes, geometry: Geometry) -> np.ndarray:
     """Ends of a lesion's long and short axis, (4, 3) as (slice, row, column) of the display."""
-    found = diameters(lesion_map[box] == number, geometry)
-    inplane = np.array([*found.long_ends, *found.short_ends])
-    index = np.insert(inplane, axes.order[0], found.slice_index, axis=1)
-    return axes.place(index + [edge.start for edge in box], geometry.shape)
+    ends_mm = np.array([*lesion.long_axis_ends_mm, *lesion.short_axis_ends_mm])
+    return axes.place(geometry.index_of(ends_mm), geometry.shape)
+
+
+def draw_cross(tile: Image.Image, frame: Frame, cross: np.ndarray) -> None:
+    """Draw both axes, as `cross_of` gives them, onto the tile of their slice."""
+    draw_lines(tile, frame, [cross[:2, 1:], cross[2:, 1:]], AXIS_RGB, 1.2)
 
 
 def draw_tile(hu: np.ndarray, liver: np.ndarray, lesions: np.ndarray, frame: Frame) -> Image.Image:

@@ -11,8 +11,6 @@ from dataclasses import replace
 
 from LiverTumorSegLib.recipe import (
     BodyCrop,
-    ControlPoints,
-    Cosine,
     Decoys,
     LiverCrop,
     Network,
@@ -21,8 +19,8 @@ from LiverTumorSegLib.recipe import (
     SyntheticTumors,
     Window,
 )
-from LiverTumorSegLib.recipes import unet3d
-from LiverTumorSegLib.recipes.common import NO_AUGMENTATION, WHOLE_GRID, Reported
+from LiverTumorSegLib.recipes import starter
+from LiverTumorSegLib.recipes.common import WHOLE_GRID, Reported
 
 # The ranges were chosen by eye, beside real tumors in portal venous CTs.
 TUMORS = SyntheticTumors(
@@ -50,8 +48,9 @@ TUMORS = SyntheticTumors(
     decoys=Decoys(probability=0.3, most=2, thickness_mm=(1.5, 5.0), length_mm=(15.0, 60.0)),
 )
 
+# The starter recipes' training, on windows of voxels of the same size in every CT.
 COMPACT_LIVER = replace(
-    unet3d.UNET3D,
+    starter.STARTER_LIVER,
     name="compact-liver",
     network=Network(
         "unet3d",
@@ -64,23 +63,16 @@ COMPACT_LIVER = replace(
     ),
     patch=(48, 80, 80),
     preprocessing=replace(
-        unet3d.UNET3D.preprocessing,
+        starter.STARTER_LIVER.preprocessing,
         body_crop=BodyCrop(threshold_hu=-500.0, opening_voxels=2, margin_voxels=4),
         resampling=Spacing((4.0, 4.0, 4.0)),
-        interpolation="area",
-        intensity=Window(clip_hu=(-100.0, 240.0), output=(0.0, 1.0)),
         pad_multiple=(16, 16, 16),
         pad_minimum=(48, 80, 80),
     ),
     training=replace(
-        unet3d.UNET3D.training,
+        starter.STARTER_LIVER.training,
         loss={"bce": 1.0, "smooth_dice": 1.0},
-        learning_rate=2e-3,
-        schedule=Cosine(warmup_epochs=1),
         epochs=25,
-        batch_size=2,
-        gradient_clip=12.0,
-        ema_decay=0.99,
         validate_every_epochs=25,
         sampling=replace(
             WHOLE_GRID,
@@ -93,21 +85,7 @@ COMPACT_LIVER = replace(
             jitter=0.4,
             synthetic_share=0.5,
         ),
-        augmentation=replace(
-            NO_AUGMENTATION,
-            rotation_degrees=(15.0, 7.5, 7.5),
-            scale=(0.85, 1.2),
-            stretch=(0.85, 1.18),
-            shift=0.1,
-            elastic=ControlPoints(voxels=2.0, probability=0.5),
-            contrast=(0.9, 1.1),
-            brightness_hu=20.0,
-            liver_contrast_hu=40.0,
-            noise_hu=15.0,
-            blur_voxels=0.7,
-        ),
     ),
-    inference=replace(unet3d.UNET3D.inference, largest_component=True, fill_holes=True),
 )
 
 COMPACT_TUMOR = replace(
@@ -139,18 +117,12 @@ COMPACT_TUMOR = replace(
             jitter=0.3,
             synthetic_share=0.0,
         ),
+        # The liver's HU are alike, so that less may change.
         augmentation=replace(
-            NO_AUGMENTATION,
-            flips=(0, 1, 2),
-            rotation_degrees=(20.0, 10.0, 10.0),
-            scale=(0.8, 1.3),
-            stretch=(0.9, 1.1),
-            elastic=ControlPoints(voxels=2.0, probability=0.5),
+            starter.STARTER_TUMOR.training.augmentation,
             synthetic_tumors=TUMORS,
-            contrast=(0.85, 1.2),
             brightness_hu=10.0,
             noise_hu=12.0,
-            blur_voxels=0.8,
         ),
     ),
     inference=replace(
